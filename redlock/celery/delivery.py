@@ -174,8 +174,10 @@ class Delivery:
         if left < least:
             return None
         marks = {REQUEUES: self.requeue_count + 1, SINCE: self._since or time.time()}
-        # A send that failed may have reached the queue, as without a confirmation in time: then two messages run.
-        if self._came_again or self.has_met or self._failures:
+        # A send that failed may have reached the queue, as without a confirmation in time: then two messages run. A
+        # message of a broadcast is never taken for finished, and the mark would lift the limit of its returns.
+        may_be_in_the_queue = self._failures and not self._is_broadcast
+        if self._came_again or self.has_met or may_be_in_the_queue:
             marks[COPY] = max(self.meetings, int(self.has_met))
         self._send(marks, pause, hides=hides)
         return pause

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from billiard import current_process
 from celery import current_task
-from celery.signals import worker_init
+from celery.signals import worker_init, worker_process_init
 from celery.worker.control import inspect_command
 
 from redlock import _log
@@ -96,8 +96,8 @@ class TaskLockRegistry:
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
-        self.worker_pid: int | None = None
-        """The main process, whose children have slots."""
+        self.child_pid: int | None = None
+        """This process, if it is a child of the worker's pool."""
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -109,7 +109,7 @@ class TaskLockRegistry:
 
     def share(self) -> None:
         """Create the shared memory, before the fork."""
-        self._memory, self.worker_pid = mmap.mmap(-1, SLOTS * _SLOT_BYTES), os.getpid()
+        self._memory = mmap.mmap(-1, SLOTS * _SLOT_BYTES)
 
     def show(self, entry: TaskLockEntry, shown: dict[str, object]) -> None:
         """Add or update an entry."""
@@ -180,7 +180,7 @@ def own_slot() -> int | None:
     """The slot number of this child of the worker; None in other processes and beyond the last slot."""
     place = getattr(current_process(), "index", None)
     # A process that a task starts has an index too: its own in a `billiard.Pool`, else the index of its parent.
-    is_child = os.getppid() == TASK_LOCKS.worker_pid
+    is_child = os.getpid() == TASK_LOCKS.child_pid
     return place if is_child and isinstance(place, int) and 0 <= place < SLOTS else None
 
 
@@ -218,6 +218,11 @@ _log.watch(_notice, "waiting", "retry", "wait-ended")
 @worker_init.connect
 def _share_with_children(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     TASK_LOCKS.share()
+
+
+@worker_process_init.connect
+def _note_child(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+    TASK_LOCKS.child_pid = os.getpid()
 
 
 @inspect_command(name="locks")

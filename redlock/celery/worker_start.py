@@ -18,11 +18,11 @@ from redlock.errors import ConfigurationError
 
 _MISSING = (
     "the pool spawns its children, so they send no LOCK events, are missing in `inspect locks` and in the metrics, and "
-    "their leases do not end with a time limit"
+    "neither their leases nor their requeues heed a time limit"
 )
 _FORK = (
     "let the pool fork, by worker_pool_start_method = 'fork', on macOS also by billiard.set_start_method('fork'); "
-    "or use the pool threads or solo, or a max_hold on each task with a time limit"
+    "or use the pool threads or solo, or a max_hold on each task with a time limit, 15 s after its soft limit"
 )
 UNFINISHED = "__redlock_unfinished__"
 """The attribute that marks the result of `@locked(...)` before its use on a function."""

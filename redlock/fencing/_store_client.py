@@ -12,7 +12,6 @@ import redis.asyncio
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from redlock._masking import quoted
 from redlock._transport import address
 from redlock.errors import ConfigurationError
 
@@ -24,8 +23,6 @@ C = TypeVar("C")
 _FOR_THREADS = (redis.Redis, redis.RedisCluster)
 _FOR_ASYNCIO = (redis.asyncio.Redis, redis.asyncio.RedisCluster)
 _CLUSTERS = (redis.RedisCluster, redis.asyncio.RedisCluster)
-_HASH_TAG = r"[^{]*\{[^}]+\}"
-"""Redis hashes only the text between the first `{` and the next `}`, unless it is empty."""
 _WRONG: Mapping[type[Any], tuple[tuple[type[Any], ...], str]] = {
     redis.Redis: (_FOR_ASYNCIO, "give a client of `redis.Redis`, or use `AsyncFencedStore`"),
     redis.asyncio.Redis: (_FOR_THREADS, "give a client of `redis.asyncio.Redis`, or use `FencedStore`"),
@@ -37,23 +34,23 @@ Not all exceptions: a signal handler may raise an exception there that is meant 
 """
 
 
-def store_client(kind: type[C], given: C | str, prefix: str) -> C:
+def store_client(kind: type[C], given: C | str) -> C:
     """The client of this kind that was given, or a client for the URL that was given.
 
     Raises:
-        ConfigurationError: The URL or the client cannot be used, or not with this prefix.
+        ConfigurationError: The URL or the client cannot be used.
     """
     client = _from_url(kind, given) if isinstance(given, str) else _checked(kind, given)
     encoder = getattr(client, "get_encoder", None)
     encoding = encoder().encoding if encoder is not None else "utf-8"
     if re.sub("[-_]", "", encoding.lower()) != "utf8":
         raise ConfigurationError("the client of the fenced store has another encoding than UTF-8; leave `encoding` out")
-    if isinstance(client, _CLUSTERS) and not re.match(_HASH_TAG, prefix):
-        raise ConfigurationError(
-            f"the prefix of the fenced store is {quoted(prefix)}; in a cluster it must have a hash tag, such as "
-            "'{store}:', because a script needs all of its keys on one node"
-        )
     return client
+
+
+def is_of_a_cluster(client: object) -> bool:
+    """Whether this client spreads keys over the nodes of a Redis Cluster."""
+    return isinstance(client, _CLUSTERS)
 
 
 def _checked(kind: type[C], given: C) -> C:

@@ -16,7 +16,7 @@ from redlock._locking import misuse
 from redlock.errors import Stale
 from redlock.fencing import _turns
 from redlock.fencing._leases import token_and_owner
-from redlock.fencing._store_client import store_client
+from redlock.fencing._store_client import is_of_a_cluster, store_client
 from redlock.fencing.redis_store import REMEMBERED_MS, StoreWords, check_change, stored_text, text
 
 __all__ = ["AsyncFencedStore"]
@@ -50,12 +50,12 @@ class AsyncFencedStore:
 
     @_validation.private
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
-        self._words, self._prefix = StoreWords(prefix, remembered_ms), prefix
         self._url = client if isinstance(client, str) else None
         self._loop: asyncio.AbstractEventLoop | None = None
         """The event loop of the last use."""
         self._turns: _turns.Turns[asyncio.Future[None]] = _turns.Turns()
-        self._use(store_client(Redis, client, prefix))
+        self._use(store_client(Redis, client))
+        self._words = StoreWords(prefix, remembered_ms, in_cluster=is_of_a_cluster(self._redis))
 
     def _use(self, redis: Redis) -> None:
         self._redis = redis
@@ -66,7 +66,7 @@ class AsyncFencedStore:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._url is not None and self._loop is not None and self._loop.is_closed():
-                self._use(store_client(Redis, self._url, self._prefix))
+                self._use(store_client(Redis, self._url))
             self._loop = loop
 
     def __reduce__(self) -> NoReturn:

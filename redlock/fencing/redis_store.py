@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -18,11 +19,12 @@ from redis import Redis
 
 from redlock import _log, _validation
 from redlock._locking import misuse
+from redlock._masking import quoted
 from redlock._transport import codec
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _turns
 from redlock.fencing._leases import StoreLease, token_and_owner
-from redlock.fencing._store_client import store_client
+from redlock.fencing._store_client import is_of_a_cluster, store_client
 
 __all__ = ["REMEMBERED_MS", "FencedStore", "FencedTransaction", "StoreLease", "Written"]
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 REMEMBERED_MS = 7 * 24 * 3600 * 1000
 """The time for which operation ids are remembered: a week, far longer than visibility timeout and retries."""
 _LONGEST_REMEMBERED_MS = 1_000 * _validation.LONGEST_SECONDS
+_HASH_TAG = re.compile(r"[^{]*\{[^}]+\}")
+"""Redis hashes only the text between the first `{` and the next `}`, unless that text is empty."""
 _LARGEST_TOKEN = 2**53 - 1
 """Above this number, Lua does not tell each token from the next."""
 
@@ -79,6 +83,7 @@ class StoreWords:
     Args:
         prefix: Put before every name.
         remembered_ms: The time in milliseconds for which operation ids are remembered.
+        in_cluster: Whether the keys of a script must have the same hash slot.
 
     Raises:
         ConfigurationError: The prefix or the time cannot be used.
@@ -86,8 +91,8 @@ class StoreWords:
 
     OPEN, WRITE = codec.Script.load("open").source, codec.Script.load("write").source
 
-    def __init__(self, prefix: str, remembered_ms: int) -> None:
-        self._prefix = _validation.prefix(prefix)
+    def __init__(self, prefix: str, remembered_ms: int, *, in_cluster: bool = False) -> None:
+        self._prefix, self._in_cluster = _validation.prefix(prefix), in_cluster
         self._remembered_ms = _validation.count("remembered_ms", remembered_ms, least=1, most=_LONGEST_REMEMBERED_MS)
 
     def state(self, name: str) -> str:
@@ -101,7 +106,13 @@ class StoreWords:
             raise ConfigurationError(
                 f"fencing token {fence} cannot be used; the largest token of a fenced store is {_LARGEST_TOKEN}"
             )
-        return [self.state(name)], [fence, owner]
+        state = self.state(name)
+        if self._in_cluster and not _HASH_TAG.match(state):
+            raise ConfigurationError(
+                f"the key {quoted(state)} of the fenced store has no hash tag, and in a cluster all keys of a write "
+                "must have one slot; put the name into braces, as in '{account:42}', or a part of the prefix"
+            )
+        return [state], [fence, owner]
 
     @staticmethod
     def opened(name: str, lease: StoreLease, reply: Any) -> FencedTransaction:  # noqa: ANN401 - as the server sent it
@@ -136,8 +147,8 @@ class FencedStore:
 
     Args:
         client: The Redis with the data, or its URL with a port. The store decodes replies if the client does not.
-        prefix: Put before every name, without control characters; lock nodes and store may share no keys. For a client
-            of a cluster, a prefix with a hash tag, such as `{store}:`.
+        prefix: Put before every name, without control characters; lock nodes and store may share no keys. In a Redis
+            Cluster, the prefix or each name needs a hash tag, as `{account:42}`.
         remembered_ms: The time in milliseconds for which operation ids are remembered.
 
     Example:
@@ -151,8 +162,8 @@ class FencedStore:
 
     @_validation.private
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
-        self._words = StoreWords(prefix, remembered_ms)
-        self._redis = store_client(Redis, client, prefix)
+        self._redis = store_client(Redis, client)
+        self._words = StoreWords(prefix, remembered_ms, in_cluster=is_of_a_cluster(self._redis))
         self._turns: _turns.Turns[_turns.ThreadTurn] = _turns.Turns()
         self._open = self._redis.register_script(StoreWords.OPEN)
         self._write = self._redis.register_script(StoreWords.WRITE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -168,19 +169,20 @@ def test_a_store_in_a_cluster_needs_a_hash_tag(kind: AnyStore, node_of_a_cluster
     """A write changes the value and the operation, and the keys of a script must have the same slot."""
     package: Any = redis.asyncio if kind is AsyncFencedStore else redis
 
-    async def used(prefix: str) -> object:
+    async def used(prefix: str, name: str = NAME) -> object:
         client = package.RedisCluster.from_url(node_of_a_cluster.url)
         try:
-            found: Any = kind(client, prefix=prefix).update(NAME, LEASE, "op-1", ten_more)
+            found: Any = kind(client, prefix=prefix).update(name, LEASE, "op-1", ten_more)
             return await found if inspect.isawaitable(found) else found
         finally:
             closed = client.aclose() if kind is AsyncFencedStore else client.close()
             await closed if inspect.isawaitable(closed) else None
 
     for prefix in ("store:", "{}:", "{store:"):
-        with pytest.raises(ConfigurationError, match=r"must have a hash tag, such as '{store}:'"):
+        with pytest.raises(ConfigurationError, match=f"the key '{re.escape(prefix)}account' .* has no hash tag"):
             asyncio.run(used(prefix))
-    assert [asyncio.run(used("my-{store}:")) for _ in range(2)] == [("10", 7, True), ("10", 7, False)]
+    for tagged in (("my-{store}:", NAME), ("store:", "{account:42}")):
+        assert [asyncio.run(used(*tagged)) for _ in range(2)] == [("10", 7, True), ("10", 7, False)]
 
 
 IN_LOOPS = """

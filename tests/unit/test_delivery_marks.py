@@ -260,3 +260,16 @@ def test_a_message_that_is_sent_again_may_be_a_copy(
     delivery.not_sent(TimeoutError("no confirmation"))
     delivery.requeue_copy(1.0)
     assert [again["headers"].get(COPY) for again in sent] == [None, 0, 1]
+
+
+@pytest.mark.usefixtures("rabbitmq")
+def test_a_broadcast_that_is_sent_again_keeps_its_limit(
+    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broadcast with the mark of a copy goes back without a limit."""
+    monkeypatch.setattr(Delivery, "_send_confirmed", lambda _, options: sent.append(options))
+    marks: dict[str, Any] = {ORIGIN: Origin("orders", is_broadcast=True)}
+    delivery = delivered(**marks)
+    delivery.not_sent(TimeoutError("no confirmation"))
+    delivery.requeue(1.0)
+    assert COPY not in sent[-1]["headers"]

@@ -128,7 +128,7 @@ def test_a_lost_lease_is_held_until_its_loss(counted: Metrics, monkeypatch: pyte
 def test_a_child_beyond_the_last_slot_counts_nothing(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several such children would add in one row, and lose counts of each other."""
     child = current_process()
-    monkeypatch.setattr(TASK_LOCKS, "worker_pid", os.getppid())
+    monkeypatch.setattr(TASK_LOCKS, "child_pid", os.getpid())
     monkeypatch.setattr(child, "index", 256, raising=False)
     for event in ("lost", "waiting"):
         counted.record(event, {"resource": "a", "fence": 7})

@@ -184,13 +184,11 @@ def test_a_half_written_slot_is_read_again(
 
 @pytest.mark.parametrize(("index", "slot"), [(0, 0), (255, 255), (256, None), (-1, None), ("0", None), (None, None)])
 def test_a_child_has_the_slot_of_its_place(monkeypatch: pytest.MonkeyPatch, index: object, slot: int | None) -> None:
-    here = TaskLockRegistry()
-    here.share()
-    monkeypatch.setattr(task_registry, "TASK_LOCKS", here)
+    monkeypatch.setattr(task_registry, "TASK_LOCKS", TaskLockRegistry())
     monkeypatch.setattr(task_registry, "current_process", lambda: SimpleNamespace(index=index))
-    monkeypatch.setattr(os, "getppid", os.getpid)
+    task_registry._note_child()
     assert task_registry.own_slot() == slot
-    monkeypatch.setattr(os, "getppid", lambda: os.getpid() + 1)
+    task_registry.TASK_LOCKS.child_pid = os.getppid()
     assert task_registry.own_slot() is None, "a child of a task"
     assert task_registry.is_beyond_slots() is (index is not None)
 
