@@ -204,7 +204,7 @@ def _frozen_while_asking(fixture: WorkerFixture, name: str, node_timeout_ms: int
         with one.frozen():
             for link in fixture.links:
                 link.restore()
-            time.sleep(_TTL + 0.2)
+            time.sleep(_TTL + 0.2)  # the end of a lease is a matter of time
         try:
             one.hear(_LONG)
         except Refused as why:

@@ -61,7 +61,7 @@ def longer(cluster_fixture: ClusterFixture) -> Outcome:
     with cluster_fixture.play(timeout=_SHORT) as play:
         play.send(1, 5)
         play.holding()
-        time.sleep(_SHORT + 1)
+        time.sleep(_SHORT + 1)  # past the timeout, while the first task runs
         return _apart(play)
 
 

@@ -40,6 +40,20 @@ class Watched(NamedTuple):
         return self.seconds
 
 
+async def begun_update(store: AsyncFencedStore, lease: Watched) -> tuple[asyncio.Task[Written], asyncio.Event]:
+    """An update in the middle of its `change`, and the event that ends the change."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow(value: str | None) -> str:
+        begun.set()
+        await may_end.wait()
+        return one_more(value)
+
+    update = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
+    await begun.wait()
+    return update, may_end
+
+
 def test_a_slow_change_in_a_thread_is_computed_once(broker: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if a single wait for the turn is shorter than the change."""
     monkeypatch.setattr(_turns, "_LONGEST_SECONDS", 0.01)
@@ -125,20 +139,12 @@ def test_no_thread_waits_for_another_lease_or_name(broker: Server) -> None:
 
 
 async def test_no_task_waits_for_another_lease_or_name(broker: Server) -> None:
-    running, go_on = asyncio.Event(), asyncio.Event()
     lease = Watched(lambda: pytest.fail("the update waits"))
-
-    async def slow(value: str | None) -> str:
-        running.set()
-        await go_on.wait()
-        return one_more(value)
-
     async with AsyncFencedStore(broker.url) as store:
-        first = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
-        await running.wait()
+        first, may_end = await begun_update(store, lease)
         assert (await store.update("other", lease, "op-2", one_more)).value == "1"
         assert (await store.update(NAME, lease._replace(fence=8), "op-3", one_more)).value == "1"
-        go_on.set()
+        may_end.set()
         with pytest.raises(Stale):
             await first
 
@@ -410,17 +416,10 @@ async def test_a_task_of_an_earlier_change_is_inside_its_update(broker: Server) 
 
 
 async def test_cancelled_updates_leave_no_queue_behind(broker: Server) -> None:
-    begun, may_end, waits, cancelled = asyncio.Event(), asyncio.Event(), list[int](), list[str]()
+    waits, cancelled = list[int](), list[str]()
     lease = Watched(lambda: waits.append(1))
-
-    async def slow(value: str | None) -> str:
-        begun.set()
-        await may_end.wait()
-        return one_more(value)
-
     async with AsyncFencedStore(broker.url) as store:
-        first = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
-        await begun.wait()
+        first, may_end = await begun_update(store, lease)
         (turn,) = store._turns._last.values()
         while len(cancelled) < 3:
             task = asyncio.create_task(store.update(NAME, lease, f"cancelled-{len(cancelled)}", one_more))
