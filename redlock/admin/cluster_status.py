@@ -36,8 +36,9 @@ __all__ = ["CLOCK_LIMIT", "ClusterStatus", "LockInfo", "cluster_status", "probe_
 _SHOWN = re.compile(r"(?P<owner_label>.*?)(?: since (?P<since>\d{4}-\S+Z))? \((?P<digits>[0-9a-f]{8})\)", re.DOTALL)
 CLOCK_LIMIT = 1.0
 """Seconds by which a node's clock may be off. With a short `max_ttl` the limit is half of `max_ttl`."""
-_EXCHANGES = 4
-"""A probe takes at most this many timeouts: connect, read the state, list the names, read the locks."""
+_EXCHANGES = 7
+"""A probe takes about this many timeouts at most: connect, read the state with two requests, list the names in twice a
+timeout, read the locks, read the waits. More than 250 locks need more requests."""
 _WAITERS_PER_RESOURCE = 5
 """The list of waiters is at most this many times as long as the list of resources."""
 
@@ -138,7 +139,7 @@ def cluster_status(
         nodes: The addresses, as `Redlock` takes them.
         prefix: The prefix of the clients' resource names.
         max_ttl: Longest lease of all clients, in seconds.
-        timeout: Seconds to wait for each answer of a node. The call takes at most four times as long.
+        timeout: Seconds to wait for each answer of a node. The call takes at most seven times as long.
         resources: Largest number of listed resources; with 0 the nodes list none. At most five times as many waiters
             are listed.
 
@@ -171,9 +172,14 @@ def cluster_status(
         if resources:
             waits[probe] = _waits(probe, prefix)
 
-    for probe in _all_at_once(listed, read_locks, until):
+    finished = _all_at_once(listed, read_locks, until)
+    for probe in finished:
         probe.close()
-    states = tuple(probe.state for probe in probes)
+    # The thread of an unfinished probe can still change the probe.
+    late = f"no complete answer within {_EXCHANGES * timeout_ms / 1000:g} s"
+    states = tuple(
+        probe.state if probe in finished else dataclasses.replace(probe.state, unlisted=late) for probe in probes
+    )
     locks = [lock for name in names for lock in _holders(name, probes)]
     holders = {lock.resource: lock.holder for lock in reversed(locks)}
     waiters = wait_report.listed(set().union(*waits.copy().values()), holders)
@@ -273,7 +279,7 @@ def _with_waiters(
     same node. With a prefix, clients of other projects can block there too, and their number says nothing.
     """
     waiters = WaiterPool([probe.node for probe in probes], codec)
-    waited = {name for probe in probes for name in probe.waited}
+    waited = {name for probe in probes for name in probe.waited.copy()}
     node_of = {name: waiters.node_for((name,)) for name in waited}
     resources_of = Counter(node_of.values())
     blocked: dict[Node, int] = {probe.node: probe.state.blocked for probe in probes}

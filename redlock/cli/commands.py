@@ -74,7 +74,7 @@ def init(options: argparse.Namespace) -> int:
 def status(options: argparse.Namespace) -> int:
     """Run `redlock status`, and return its exit status."""
     lock = settings_from(options, "nodes")
-    timeout, most = _validation.number("--timeout", options.timeout), _validation.count("--most", options.most)
+    timeout, most = _validation.number("--timeout", options.timeout), _validation.count("--most", options.most, least=1)
     while True:
         found = cluster_status(
             lock.addresses, prefix=lock.prefix, max_ttl=lock.max_ttl, timeout=timeout, resources=most

@@ -250,6 +250,17 @@ def test_all_nodes_are_asked_at_the_same_time(nodes: Cluster) -> None:
         assert len({link.commands for link in links}) == 1
 
 
+@pytest.mark.parametrize("exchanges", [3, None])
+def test_slow_answers_are_no_proof_of_no_lock(
+    nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch, exchanges: int | None
+) -> None:
+    if exchanges:
+        monkeypatch.setattr("redlock.admin.cluster_status._EXCHANGES", exchanges)
+    with client.lock(NAME, ttl=10), proxies(nodes.servers, delay=0.4) as links:
+        seen = cluster_status([link.url for link in links], timeout=0.5)
+    assert not seen.is_known or only(seen).held
+
+
 def test_a_missing_right_to_list_names_is_reported(nodes: Cluster) -> None:
     with raw(nodes[0]) as redis:
         redis.acl_setuser("limited", enabled=True, passwords=[f"+{CANARY}"], keys=["*"], commands=["+@all", "-scan"])
