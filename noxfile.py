@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent
 RESULTS = ROOT / "build" / "matrix"
 PAGE = ROOT / "docs" / "versions.md"
 BEGIN, END = "<!-- table of sessions: begin -->", "<!-- table of sessions: end -->"
-PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 SHOWN = ("celery", "kombu", "redis", "hiredis")
 SHORT = (
     "tests/unit",

@@ -267,7 +267,7 @@ def check_all(adapter: Adapter, *, patience: float = 0.1, examples: int = 20, se
 def _check_random(adapter: Adapter, patience: float, examples: int, seed: int) -> None:
     import hypothesis  # noqa: PLC0415 - only for users of Hypothesis
 
-    seen, checks = list[AssertionError](), list(hypothesis.HealthCheck)
+    seen, checks = list[Exception](), list(hypothesis.HealthCheck)
 
     @hypothesis.seed(seed)
     @hypothesis.settings(max_examples=examples, deadline=None, database=None, suppress_health_check=checks)
@@ -275,15 +275,15 @@ def _check_random(adapter: Adapter, patience: float, examples: int, seed: int) -
     def run(interleaving: Interleaving) -> None:
         try:
             check(adapter, interleaving, patience=patience / 5)
-        except AssertionError as error:
+        except Exception as error:
             seen.append(error)
             raise
 
     try:
         run()
-    except hypothesis.errors.Flaky:
+    except hypothesis.errors.Flaky as flaky:
         # A busy machine does not repeat the order of the steps. A promise that was broken once is broken.
-        raise seen[-1] from None
+        raise (seen or [flaky])[-1] from None
 
 
 class FencingConformance:

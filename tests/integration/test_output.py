@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -115,9 +114,10 @@ def test_simulate_works_without_an_output(nodes: Cluster, full_disk: int, closed
 
 def test_an_answer_that_is_no_text_is_a_no(no_nodes: str) -> None:
     words = [sys.executable, "-m", "redlock", "init", no_nodes]
-    pid, terminal = pty.fork()
-    if not pid:
-        os.execve(words[0], words, os.environ | {"PYTHONIOENCODING": "utf-8"})  # noqa: S606 - no shell is needed
+    terminal, child_side = os.openpty()
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    child = subprocess.Popen(words, stdin=child_side, stdout=child_side, stderr=child_side, env=environment)
+    os.close(child_side)
     said = b""
 
     def says(text: bytes) -> bool:
@@ -128,7 +128,7 @@ def test_an_answer_that_is_no_text_is_a_no(no_nodes: str) -> None:
     eventually(lambda: says(b"Go on?"), "the question")
     os.write(terminal, b"\xe9\n")
     eventually(lambda: says(b"Nothing was changed."), "the answer")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == main.DECLINED
+    assert child.wait() == main.DECLINED
     os.close(terminal)
 
 
