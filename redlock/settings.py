@@ -194,7 +194,7 @@ def read(
         SettingEntry(name, prefix, value, _IN_ENVIRONMENT) for name, value in source.items() if _is_ours(name, prefix)
     ]
     # An option also overrides a file that the environment names.
-    entries = [entry for entry in entries if entry.key.removesuffix(_FILE) not in given]
+    entries = [entry for entry in entries if not {entry.key, entry.key.removesuffix(_FILE)} & given.keys()]
     entries += [SettingEntry(f"--{name.replace('_', '-')}", "--", value) for name, value in given.items()]
     return resolve(kind, entries, base)
 

@@ -40,11 +40,12 @@ def test_a_bad_setting_in_the_environment_is_one_line_too(
     assert "did you mean REDLOCK_TTL?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["LOG_FILE", "LOG_FILE_FILE", "HOLD", "HOLD_FILE"])
 def test_an_option_counts_more_than_the_environment(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setenv("SIMULATE_HOLD", "-1")
-    main.main(["simulate", "--hold", "-2"])
+    monkeypatch.setenv(f"SIMULATE_{name}", "-1")
+    main.main(["simulate", "--log-file", "/dev/null", "--hold", "-2"])
     assert "hold is -2.0" in capsys.readouterr().err
 
 
