@@ -63,6 +63,9 @@ def environment(settings: Settings, *, credentials: bool) -> dict[str, str]:
     Args:
         settings: The lock's settings.
         credentials: Whether the addresses of the nodes keep their users and passwords.
+
+    Raises:
+        ConfigurationError: A value has a character that the locale lacks.
     """
     nodes = [node if credentials else address.without_credentials(node) for node in settings.addresses]
     # A setting from an option or an app must be set here. With the default, the program would lock on other nodes, or
@@ -70,6 +73,10 @@ def environment(settings: Settings, *, credentials: bool) -> dict[str, str]:
     shared = {"NODES": ",".join(nodes)}
     shared |= {name.upper(): f"{getattr(settings, name)}" for name in ("ttl", "max_ttl", "prefix", "node_timeout")}
     passed = {f"REDLOCK_{name}": value for name, value in shared.items()}
+    for name, value in passed.items():
+        if not _is_in_locale(value):
+            fix = "choose a locale with UTF-8, such as LC_ALL=C.UTF-8"
+            raise ConfigurationError(f"the program's environment can't hold the value of {name}; {fix}")
     removed = {*SECRETS, *passed, *(f"{name}_FILE" for name in passed)}
     # A setting may have its name in small letters after the prefix: `REDLOCK_password`.
     kept = {name: value for name, value in os.environ.items() if name.upper() not in removed}
@@ -142,6 +149,14 @@ def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: 
         say(f"{error}, while the program ran; it ended with status {status}")
         return LOST
     return status
+
+
+def _is_in_locale(value: str) -> bool:
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _owner_label(command: Sequence[str]) -> str:

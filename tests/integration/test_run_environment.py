@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_the_program_locks_with_the_settings_of_an_app(nodes: Cluster, tmp_path:
     # The nodes are new for this prefix, and abstain for the app's max_ttl at first.
     done = run_python("-m", "redlock", "run", "-A", "short_leases", NAME, "--", *INNER, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "inner\n", "")
+
+
+def test_a_prefix_that_the_locale_lacks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "prefix").write_text("\u0438:", encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = os.environ | ascii_only | {"REDLOCK_PREFIX_FILE": str(tmp_path / "prefix")}
+    # No node would answer.
+    done = run_python("-m", "redlock", "run", "--nodes", "127.0.0.1:1", NAME, "--", "true", env=environment)
+    said = "redlock: the program's environment can't hold the value of REDLOCK_PREFIX; "
+    assert (done.returncode, done.stderr.startswith(said), done.stderr.count("\n")) == (2, True, 1)
 
 
 def test_the_program_gets_every_setting_of_its_locks(nodes: Cluster, tmp_path: Path) -> None:
