@@ -15,7 +15,7 @@ pickle and Celery's JSON results. No argument ever holds a password.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsInt
 
 from redis.exceptions import LockError, LockNotOwnedError
 
@@ -121,11 +121,12 @@ class Stale(RedlockError):
 
     Args:
         resource: The name in the store.
-        token: The token that was refused.
+        token: The token that was refused, a whole number of any type, such as the Decimal of a database.
         seen: The largest token that the store has seen. A new lease must propose a larger token.
     """
 
-    def __init__(self, resource: str, token: int, seen: int) -> None:
+    def __init__(self, resource: str, token: SupportsInt, seen: SupportsInt) -> None:
+        token, seen = int(token), int(seen)
         super().__init__(f"token {token} for {resource!r} is stale: the store has seen {seen}", resource)
         self.args = (resource, token, seen)
         self.resource, self.token, self.seen = resource, token, seen

@@ -177,12 +177,12 @@ class Policy(NamedTuple):
             raise Ignore("the limit struck when the task was back in the queue")
         if delivery.lacks_time and (delivery.has_met or self._may_go_back(delivery)):
             # The pool would fail a task that it kills, while a return to the broker is immediate.
-            delivery.return_to_broker()
+            delivery.return_to_broker(resource)
         if delivery.can_be_sent and delivery.has_met:
             self._requeue_copy(limit, resource, delivery)
         elif delivery.can_be_sent:
             self._requeue(limit, resource, delivery)
-        delivery.return_to_broker()
+        delivery.return_to_broker(resource)
 
 
 def _pause_or_failure(send: Callable[[float], P], longest: float) -> P | Exception:

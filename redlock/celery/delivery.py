@@ -18,17 +18,17 @@ from redlock import _log
 from redlock.admin import visibility_timeout
 from redlock.celery import duplicate_delivery, expiry, pools
 from redlock.celery._compat import confirmed_publish, has_quorum_queues
-from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE, NAMES, MessageContent
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin, origin_of, way_back
-from redlock.celery.owner_label import attempt_of
+from redlock.celery.owner_label import Attempt, attempt_of
 
 if TYPE_CHECKING:
     from celery import Celery, Task
 
-REQUEUES, SINCE = "redlock_requeues", "redlock_since"
-"""Message headers: how often the task went back to the queue without its lock, and since when (Unix time)."""
+SINCE = "redlock_since"
+"""Message header: since when the task has gone back to the queue without its lock (Unix time)."""
 _SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
 """Seconds. RabbitMQ delays messages of quorum queues by whole seconds (Celery's native delayed delivery)."""
 _CONFIRM_SECONDS, _SEND_SECONDS = 10, 15
@@ -79,7 +79,7 @@ class Delivery:
         self.has_met = self.meetings > 0
         """Whether this message is a copy that found the first copy running, in this run or an earlier run."""
         self._holder: object = None
-        self._retries = _count(self._request.retries)
+        self._attempt = Attempt.of(self._request)
         self.has_expired = expiry.restore(self._request, marks[EXPIRES])
         """Whether this copy expired while Celery did not see its expiry."""
         self._failures = 0
@@ -104,11 +104,11 @@ class Delivery:
             self.has_met = self.has_met or self.is_of_this_task(holder)
 
     def is_of_this_task(self, holder: object) -> bool:
-        """Whether the holder of a lock runs this message or a later retry; then this message is a redelivered copy."""
+        """Whether the holder runs this message or a later attempt; then this message is a redelivered copy."""
         attempt = self._attempt_of(holder)
-        return attempt is not None and attempt >= self._retries
+        return attempt is not None and attempt >= self._attempt
 
-    def _attempt_of(self, holder: object) -> int | None:
+    def _attempt_of(self, holder: object) -> Attempt | None:
         return None if self._is_broadcast else attempt_of(self.task_id, holder)
 
     @property
@@ -131,11 +131,13 @@ class Delivery:
         may_have_begun = self.has_begun or (self._is_broadcast and self._came_again)
         attempt = self._attempt_of(self._holder)
         first_may_run = self.has_met and not self.meets_another
-        return may_have_begun or first_may_run or (attempt is not None and attempt < self._retries)
+        return may_have_begun or first_may_run or (attempt is not None and attempt < self._attempt)
 
     def is_finished(self, *, awaits_result: bool = False) -> bool:
         """Whether this message is a copy whose first copy has finished; see `duplicate_delivery.is_finished`."""
-        if not (self._is_copy or self.has_met):
+        # The broker can deliver a message again that a run has already sent back: then there are two of them.
+        came_back = self.requeue_count > 0 and not self._is_broadcast
+        if not (self._is_copy or self.has_met or came_back):
             return False
         return duplicate_delivery.is_finished(
             self._task, self._earlier, has_met=self.has_met, awaits_result=awaits_result
@@ -163,9 +165,6 @@ class Delivery:
 
         Returns:
             The pause in seconds. None if the task would expire before its return; then nothing was sent.
-
-        Raises:
-            Exception: Any error of the serializer, Celery or the broker; the message was not sent.
         """
         # The first copy may run or have ended. Celery would store the expiry for that run, or over its end.
         hides = self.has_met
@@ -263,7 +262,7 @@ class Delivery:
         if not duplicate_delivery.has_ended(self._task, self._earlier):
             expiry.revoke(self._task)
 
-    def return_to_broker(self) -> None:
+    def return_to_broker(self, resource: str | None) -> None:
         """Return the message to the broker after the soft time limit, if the broker accepts a return.
 
         Raises:
@@ -271,6 +270,7 @@ class Delivery:
         """
         is_kept = _is_amqp(self._task.app) or not self._is_broadcast
         if self._task.acks_late and is_kept and self._returns_left() > 0:
+            _log.info("requeued", task=self.task_id, resource=resource, count=self.requeue_count, countdown="0.00")
             raise Returned("the soft time limit expired before the task had its lock", requeue=True)
 
     def _returns_left(self) -> int:

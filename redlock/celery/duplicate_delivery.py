@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import states
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Retry, SoftTimeLimitExceeded
 from celery.signals import task_prerun
 
 from redlock import _log
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 COPY = "redlock_copy"
 """Message header of a copy: how often the copy found its first copy running; 0 for a plain redelivery."""
+REQUEUES = "redlock_requeues"
+"""Message header: how often the task went back to the queue without its lock."""
 EARLIER = "redlock_earlier"
 """The request attribute with the state from before a copy's run."""
 
@@ -82,9 +84,13 @@ def has_begun(earlier: dict[str, Any] | None) -> bool:
     """Whether an earlier copy had begun to run and did not end, by the stored state at the beginning of this run.
 
     The earlier body may have had its effect, so this copy must not end as skipped or refused. The state is STARTED,
-    with Celery's setting `task_track_started`, or a state of the task's own, such as PROGRESS.
+    with Celery's setting `task_track_started`, or a state of the task's own, such as PROGRESS. A worker that loses its
+    broker can kill its runs (`worker_cancel_long_running_tasks_on_connection_loss`): it stores RETRY with a `Retry`.
     """
-    return earlier is not None and earlier["status"] not in _NOT_BEGUN | states.READY_STATES
+    if earlier is None:
+        return False
+    is_cancelled = earlier["status"] == states.RETRY and isinstance(earlier.get("result"), Retry)
+    return is_cancelled or earlier["status"] not in _NOT_BEGUN | states.READY_STATES
 
 
 def _deduplicates(task: Task) -> bool:
@@ -136,5 +142,6 @@ def _restore(task: Task, earlier: dict[str, Any]) -> None:
 def _read_earlier_state(task: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     found = vars(task.request)
     is_copy = COPY in found or (task.request.delivery_info or {}).get("redelivered")
-    if is_copy and not task.request.called_directly and is_locked(task) and _keeps_state(task):
+    may_be_copy = is_copy or (REQUEUES in found and _deduplicates(task))
+    if may_be_copy and not task.request.called_directly and is_locked(task) and _keeps_state(task):
         found[EARLIER] = _stored(task)

@@ -53,7 +53,7 @@ _HELP = {
     "redlock_requeued_total": "Tasks that went back to the queue without their lock.",
     "redlock_skipped_total": "Tasks that were skipped because another holder had their lock.",
     "redlock_duplicates_total": "Redelivered copies of running or finished tasks, requeued or dropped.",
-    "redlock_lost_total": "Leases lost while their holder was at work.",
+    "redlock_lost_total": "Leases lost while their holder was at work, also if only their release found the loss.",
     "redlock_extensions_failed_total": "Renewals that failed; the old deadline stood.",
     "redlock_votes_missing_total": "Votes of a node that did not arrive.",
     "redlock_clock_jumps_total": "Jumps of a node's wall clock, each counted by every process that detects the jump.",
@@ -134,6 +134,9 @@ class Metrics:
             began = self._open.pop((fields["resource"], fields["fence"]), None)
             if began is not None:
                 self._observe("redlock_hold_seconds", time.monotonic() - began)
+                if event == "expired":
+                    # A loss that nothing noticed before the release.
+                    self._add(_SIMPLE["lost"])
 
     def _acquired(self, fields: Mapping[str, object]) -> None:
         self._add(MetricSeries("redlock_acquired_total", "rounds", str(fields["rounds"])))

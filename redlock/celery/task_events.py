@@ -26,7 +26,7 @@ from celery.signals import worker_init
 from redlock import _log, _threads
 from redlock._locking.caller_context import package_variable
 from redlock._process import after_fork_in_child
-from redlock.celery.owner_label import attempt_of
+from redlock.celery.owner_label import Attempt, attempt_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -108,10 +108,11 @@ def emitter_for(task: Task | None, level: str) -> TaskEventEmitter:
     request = task.request
     if request.called_directly or request.is_eager:
         return NO_EVENTS
-    sender, uuid, hostname = _sender_of(task.app), request.id, request.hostname
+    sender, uuid, hostname, attempt = _sender_of(task.app), request.id, request.hostname, Attempt.of(request)
 
     def send(name: str, **fields: object) -> None:
-        if attempt_of(str(uuid), fields.get("lock_holder")) is not None:
+        holding = attempt_of(str(uuid), fields.get("lock_holder"))
+        if holding is not None and holding >= attempt:
             # This run is a redelivered copy with the same id. Listeners keep the state of the run that holds the lock.
             return
         sender.put(hostname, {"type": name, "uuid": uuid, "timestamp": time.time(), **fields})

@@ -16,8 +16,8 @@ from kombu.exceptions import EncodeError, OperationalError
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Stale
 from redlock.celery import pools
 from redlock.celery.conflict_policy import Policy, Skipped, _longest
-from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
-from redlock.celery.duplicate_delivery import COPY
+from redlock.celery.delivery import SINCE, Delivery, Returned
+from redlock.celery.duplicate_delivery import COPY, REQUEUES
 from redlock.celery.origin_queue import NoWayBack
 
 APP = Celery(set_as_current=False, broker="memory://")

@@ -13,8 +13,8 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from redlock.celery import delivery as module
-from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
-from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.delivery import SINCE, Delivery, Returned
+from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.message_content import CONTENT_TYPE, NAMES
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin
 
@@ -133,7 +133,7 @@ def test_the_messages_of_a_broadcast_are_no_copies(
     assert not delivery.is_of_this_task("id-1@w2@h since 12")
     assert not delivery.has_begun
     assert not delivery.is_finished()
-    delivery.return_to_broker()
+    delivery.return_to_broker("x")
 
 
 def test_a_message_without_a_place_goes_where_its_task_goes(sent: list[dict[str, Any]]) -> None:
@@ -239,15 +239,19 @@ def test_rabbitmq_gets_no_message_of_another_user(
 def test_a_quorum_queue_takes_a_message_back_until_its_limit(
     delivered: Callable[..., Delivery],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     limit: int,
     returned: int,
-    is_taken: bool,  # noqa: FBT001 - a parameter
+    *,
+    is_taken: bool,
 ) -> None:
+    caplog.set_level("INFO", "redlock")
     monkeypatch.setattr(charge, "acks_late", True)
     queues = APP.amqp.Queues([Queue("q", queue_arguments={"x-delivery-limit": limit}), Queue("r")])
     monkeypatch.setitem(APP.amqp.__dict__, "queues", queues)
     count: dict[str, Any] = {"x-delivery-count": returned}
     said = "^the soft time limit expired before the task had its lock$"
     with pytest.raises(Returned) if is_taken else contextlib.nullcontext() as returning:
-        delivered(**count).return_to_broker()
+        delivered(**count).return_to_broker("x")
+    assert caplog.messages == ["requeued task=id-1 resource=x count=0 countdown=0.00"] * is_taken
     assert returning is None or re.match(said, returning.value.reason)

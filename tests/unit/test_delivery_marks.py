@@ -15,8 +15,8 @@ from redlock import LockContended, QuorumUnavailable
 from redlock.celery import delivery as module
 from redlock.celery import expiry
 from redlock.celery.conflict_policy import Policy
-from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
-from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.delivery import SINCE, Delivery, Returned
+from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE, NAMES
 from redlock.celery.origin_queue import ORIGIN, Origin
@@ -203,7 +203,7 @@ def test_rabbitmq_takes_a_broadcast_back(delivered: Callable[..., Delivery], mon
     monkeypatch.setattr(charge, "acks_late", True)
     marks: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True)}
     with pytest.raises(Returned):
-        delivered(**marks).return_to_broker()
+        delivered(**marks).return_to_broker("x")
 
 
 def test_a_broadcast_that_came_once_is_skipped(delivered: Callable[..., Delivery]) -> None:

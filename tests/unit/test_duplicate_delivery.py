@@ -14,9 +14,10 @@ from celery.signals import task_prerun, task_revoked
 from redlock import LockContended, QuorumUnavailable
 from redlock.celery import duplicate_delivery, locked
 from redlock.celery.conflict_policy import Policy
-from redlock.celery.delivery import REQUEUES, Delivery
-from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.delivery import Delivery
+from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.expiry import EXPIRES
+from redlock.celery.origin_queue import ORIGIN, Origin
 from tests import versions
 
 APP = Celery(set_as_current=False, broker="memory://", backend="cache+memory://")
@@ -84,6 +85,12 @@ def test_a_copy_of_a_finished_task_has_nothing_to_do() -> None:
     store("SUCCESS")
     assert delivered(redelivered=True).is_finished()
     assert delivered(copy=0).is_finished()
+    went_back: dict[str, Any] = {REQUEUES: 1}
+    delivery = delivered(**went_back)
+    store("STARTED")
+    assert delivery.is_finished(), "a run has sent the message back, and the broker has delivered it again"
+    broadcast: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True)}
+    assert not delivered(**went_back, **broadcast).is_finished()
 
 
 @pytest.mark.parametrize(
@@ -181,6 +188,8 @@ def test_copies_run_where_celery_does_not_deduplicate(monkeypatch: pytest.Monkey
     delivery = delivered(redelivered=True)
     assert not delivery.is_finished()
     assert not delivery.has_begun
+    went_back: dict[str, Any] = {REQUEUES: 1}
+    assert delivered(**went_back)._earlier is None, "a message that went back costs no look at the backend"
 
 
 def test_a_copy_runs_where_the_backend_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +212,8 @@ def test_a_state_is_read_from_the_backend_each_time(monkeypatch: pytest.MonkeyPa
         ({"delivery_info": {"redelivered": True}, "called_directly": True}, True, False),
         ({"delivery_info": {"redelivered": True}}, False, False),
         ({"delivery_info": {"redelivered": True}, "ignore_result": True}, True, False),
+        ({REQUEUES: 1}, True, True),
+        ({REQUEUES: 1, "ignore_result": True}, True, False),
         ({"delivery_info": {}}, True, False),
         ({"delivery_info": None}, True, False),
     ],
@@ -277,19 +288,23 @@ def test_a_copy_without_a_lock_ends_after_the_first(on_conflict: str, caplog: py
     assert caplog.messages == ["duplicate task=id-1 resource=x then=dropped"]
 
 
-@pytest.mark.parametrize("state", ["STARTED", "PROGRESS"])
+@pytest.mark.parametrize(
+    ("state", "result"), [("STARTED", None), ("PROGRESS", 7), ("RETRY", Retry("cancelled by Celery"))], ids=str
+)
 @pytest.mark.parametrize("deduplicates", [True, False])
 @pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
 def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(
     sent: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     on_conflict: str,
-    deduplicates: bool,  # noqa: FBT001 - a parameter
+    *,
+    deduplicates: bool,
     state: str,
+    result: object,
 ) -> None:
     """The lost run may have had its effect, so the copy goes back until the lock is free."""
     monkeypatch.setitem(APP.conf, "worker_deduplicate_successful_tasks", deduplicates)
-    store(state)
+    store(state, result)
     for contended in (LockContended("x", "id-2@host since 1"), LockContended("x")):
         with pytest.raises(Ignore):
             Policy(0, on_conflict, 0).apply(contended, delivered(redelivered=True))
@@ -298,14 +313,17 @@ def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(
     assert [call["headers"][COPY] for call in sent] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("later", [{"retries": 1}, {"replaced_task_nesting": 1}], ids=str)
 @pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
-def test_a_retry_that_meets_its_earlier_attempt_goes_back(sent: list[dict[str, Any]], on_conflict: str) -> None:
+def test_a_retry_that_meets_its_earlier_attempt_goes_back(
+    sent: list[dict[str, Any]], on_conflict: str, later: dict[str, Any]
+) -> None:
     """The task has not ended, so no mode may end it: the earlier attempt is at its last lines, or was killed."""
     policy = Policy(0, on_conflict, 0)
     with pytest.raises(Retry):
-        policy.apply(LockContended("x", "id-1@w@h since 1 (01234567)"), delivered(retries=1))
+        policy.apply(LockContended("x", "id-1@w@h since 1 (01234567)"), delivered(**later))
     assert len(sent) == 1
-    retry = delivered(retries=1)
+    retry = delivered(**later)
     retry.waiting("x", "id-1@w@h since 1 (01234567)")
     with pytest.raises(Retry):
         policy.on_soft_time_limit(SoftTimeLimitExceeded(), "x", retry)

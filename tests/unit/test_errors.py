@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from decimal import Decimal
 
 import pytest
 from celery import Celery
@@ -20,6 +21,7 @@ ERRORS = [
     NotHeld("not held", "account:42"),
     LockLost("account:42", "its 5 s are over"),
     Stale("hits", 7, 9),
+    Stale("hits", Decimal(7), Decimal(9)),
     RedlockError("something", "account:42"),
 ]
 

@@ -19,7 +19,8 @@ from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 
 from redlock import LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, Stale, _log
 from redlock.celery import current_lease, decorator, locked, lost_lease, pools, task_registry
-from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
+from redlock.celery.delivery import SINCE, Delivery, Returned
+from redlock.celery.duplicate_delivery import REQUEUES
 
 APP = Celery("runs", set_as_current=False, broker="memory://")
 NUMBERS = itertools.count()

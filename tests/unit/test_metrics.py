@@ -71,6 +71,7 @@ def test_a_lease_is_held_from_its_begin_to_its_end(counted: Metrics, monkeypatch
     found = figures(counted)
     assert found["redlock_hold_seconds_count"] == 2
     assert found["redlock_hold_seconds_sum"] == pytest.approx(2.25)
+    assert found["redlock_lost_total"] == 1, "the release of the expired lease found its loss"
 
 
 def test_a_wait_is_contention_once(counted: Metrics) -> None:
@@ -123,6 +124,7 @@ def test_a_lost_lease_is_held_until_its_loss(counted: Metrics, monkeypatch: pyte
     counted.record("expired", {"resource": "a", "fence": 7})
     found = figures(counted)
     assert (found["redlock_hold_seconds_count"], found["redlock_hold_seconds_sum"]) == (1, 1.0)
+    assert found["redlock_lost_total"] == 1
 
 
 def test_a_child_beyond_the_last_slot_counts_nothing(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redlock._core.votes import masked_token
-from redlock.celery.owner_label import attempt_of, owner_label, task_and_worker
+from redlock.celery.owner_label import Attempt, attempt_of, owner_label, task_and_worker
 from tests.unit.helpers import SECRET
 
 IDS = [
@@ -31,19 +31,22 @@ IDS = [
 ]
 
 
-def label_of(task_id: str, retries: int = 0, worker: str = "w1@h") -> str:
+def label_of(task_id: str, retries: int = 0, worker: str = "w1@h", replacements: int = 0) -> str:
     """The holder of a lock as a waiter sees it."""
-    request = SimpleNamespace(id=task_id, retries=retries, called_directly=False, hostname=worker)
+    numbers = {"retries": retries, "replaced_task_nesting": replacements}
+    request = SimpleNamespace(id=task_id, called_directly=False, hostname=worker, **numbers)
     task: Any = SimpleNamespace(request=request)
     return masked_token(f"{SECRET}:{owner_label(task)}")
 
 
-@pytest.mark.parametrize("retries", [0, 1, 12])
+@pytest.mark.parametrize(
+    "attempt", [Attempt(0, 0), Attempt(0, 1), Attempt(0, 12), Attempt(2, 0), Attempt(3, 1)], ids=str
+)
 @pytest.mark.parametrize("task_id", IDS, ids=ascii)
-def test_a_label_names_its_own_task_and_no_other(task_id: str, retries: int) -> None:
-    label = label_of(task_id, retries)
+def test_a_label_names_its_own_task_and_no_other(task_id: str, attempt: Attempt) -> None:
+    label = label_of(task_id, attempt.retries, replacements=attempt.replacements)
     assert {other: attempt_of(other, label) for other in IDS} == {
-        other: retries if other == task_id else None for other in IDS
+        other: attempt if other == task_id else None for other in IDS
     }
 
 
@@ -51,12 +54,13 @@ def test_an_id_that_fits_only_a_short_worker_is_found() -> None:
     ids = ["x" * 200 + end for end in "ab"]
     for task_id in ids:
         label = label_of(task_id, worker=f"w1@{'h' * 100}")
-        assert [attempt_of(other, label) for other in ids] == [0 if other == task_id else None for other in ids]
+        assert [attempt_of(other, label) == Attempt(0, 0) for other in ids] == [other == task_id for other in ids]
 
 
 def test_most_labels_are_short() -> None:
     assert label_of("id-1").startswith("id-1@w1@h since 20")
     assert label_of("id-1", 2).startswith("id-1@w1@h retry 2 since 20")
+    assert label_of("id-1", 2, replacements=1).startswith("id-1@w1@h replaced 1 retry 2 since 20")
     assert label_of("bob@example.com").startswith("bob@example.com@w1@h id ")
 
 
@@ -71,7 +75,7 @@ def test_other_labels_are_of_no_task(label: object) -> None:
     "label", ["id-1@w1@h since 1", "id-1@w1@h since 2026-11-24T12:00:00Z (01234567)", "id-1@h", "id-1@w1@h"]
 )
 def test_a_label_without_a_retry_is_of_the_first_attempt(label: str) -> None:
-    assert attempt_of("id-1", label) == 0
+    assert attempt_of("id-1", label) == Attempt(0, 0)
 
 
 @pytest.mark.parametrize("task_id", ["id-1", "bob@example.com", "task-1@celery@w9 since 2020-01-01T00:00:00Z"])

@@ -195,6 +195,8 @@ def test_a_copy_that_waits_for_its_first_copy_tells_nothing(
 ) -> None:
     sent: list[str] = []
     monkeypatch.setattr(Sender, "put", lambda _self, _hostname, event: sent.append(event["lock_holder"]))
-    for holder in ("id-1@w2 since 1 (01234567)", "id-12@w2 since 1 (01234567)"):
+    for holder in ("id-1@w2 since 1 (01234567)", "id-1@w2 retry 1 since 1", "id-12@w2 since 1 (01234567)"):
         emitter_for(in_a_worker(), "all").waiting("account:42", holder)
     assert sent == ["id-12@w2 since 1 (01234567)"]
+    emitter_for(in_a_worker(retries=1), "all").waiting("account:42", "id-1@w2 since 1")
+    assert sent[1:] == ["id-1@w2 since 1"], "a retry waits for its earlier attempt"
