@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 from redlock._masking import mask
 from redlock.admin.diagnostics import Finding, Level, warning
@@ -48,6 +50,8 @@ _STATEMENT_LIMITS = {
     "mysql": "SET SESSION lock_wait_timeout = {0}",
 }
 """The server ends a statement that waits for a table that another connection has locked."""
+_AROUND_PATH = re.compile(r"^file:(//[^/]*)?|#.*")
+"""The parts of SQLite's URI of a file that are no path."""
 _OVERDUE = frozenset({"57014", "1205"})
 """The codes of the errors at these limits."""
 
@@ -93,7 +97,7 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     if kind not in DIALECTS:
         raise ConfigurationError(f"there is no fence for the database {kind!r:.40}; {right}")
     where = f"database {address.host or 'local'}/{address.database or ''}"
-    if kind == "sqlite" and not Path(address.database or "").is_file():
+    if kind == "sqlite" and not _file(address).is_file():
         return [warning("unreachable", f"database {address.database}", "there is no such file", "fix the address")]
     try:
         findings = within(ANSWERS * timeout, lambda: _answer(address, where, ttl, timeout))
@@ -102,6 +106,13 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     if findings is None:
         raise ConfigurationError(f"an option in the address of the database cannot be used; {right}")
     return findings
+
+
+def _file(address: Any) -> Path:  # noqa: ANN401 - SQLAlchemy's
+    """The file of a SQLite database. SQLAlchemy also takes an address with the URI of a file."""
+    name = address.database or ""
+    is_uri = "uri" in address.query and name.startswith("file:")
+    return Path(unquote(_AROUND_PATH.sub("", name)) if is_uri else name)
 
 
 def _answer(address: Any, where: str, ttl: float, timeout: float) -> list[Finding] | None:  # noqa: ANN401 - SQLAlchemy's

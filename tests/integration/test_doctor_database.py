@@ -145,11 +145,12 @@ def test_a_table_that_another_connection_locks_is_found(short: Engine) -> None:
 
 
 @pytest.mark.parametrize("driver", ["pysqlite", "aiosqlite"])
-def test_a_file_that_another_connection_locks_is_found(driver: str, tmp_path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / "data", isolation_level=None)) as connection:
+@pytest.mark.parametrize("form", ["{}/the data", "file:{}/the%20data?uri=true", "file://{}/the%20data?mode=ro&uri=1"])
+def test_a_file_that_another_connection_locks_is_found(form: str, driver: str, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "the data", isolation_level=None)) as connection:
         connection.execute("CREATE TABLE redlock_fence (token)")
         connection.execute("BEGIN EXCLUSIVE")
-        (finding,) = database_check.check(f"sqlite+{driver}:///{tmp_path / 'data'}", ttl=5.0, timeout=1.0)
+        (finding,) = database_check.check(f"sqlite+{driver}:///{form.format(tmp_path)}", ttl=5.0, timeout=1.0)
     assert finding.code == "no-answer"
 
 
@@ -191,6 +192,7 @@ def test_an_asynchronous_driver_works(short: Engine) -> None:
         (f"postgresql+asyncpg://user:{CANARY}@127.0.0.1:1/shop", "unreachable"),
         (f"mariadb+pymysql://user:{CANARY}@127.0.0.1:1/shop", "unreachable"),
         ("sqlite:////nowhere/shop.db", "unreachable"),
+        ("sqlite:///file://[/shop.db?uri=true", "unreachable"),
         (f"postgresql+nothing://user:{CANARY}@127.0.0.1/shop", "not-checked"),
     ],
 )
