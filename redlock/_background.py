@@ -116,10 +116,12 @@ class Callbacks:
         if self._places.acquire(blocking=False):
             try:
                 _threads.start_for_application(self._run, "redlock-on-lost")
-            except BaseException:
-                # Without a thread: the next call tries again, for this function too.
+            except BaseException as error:
                 self._places.release()
-                raise
+                if not isinstance(error, _threads.NoThread):
+                    raise
+                # The caller has its own error to raise. The next call tries again, for this function too.
+                _log.failure("on-lost-failed", error, resource=resource)
 
     def _run(self) -> None:
         while True:

@@ -36,11 +36,16 @@ _application = threading.local()
 """In a thread of the lock, `blocked` are the signals that the starting thread blocks."""
 
 
+class NoThread(RuntimeError):
+    """The process cannot start a thread now: at the limit of its container or user, or at the end of the process."""
+
+
 def start(target: Callable[[], object], name: str) -> threading.Thread:
     """Start a thread of the lock.
 
     Raises:
-        RuntimeError: The process cannot start a thread, or the subinterpreter no daemon thread.
+        NoThread: The process cannot start a thread now.
+        RuntimeError: The subinterpreter allows no daemon thread.
     """
     return _started(functools.partial(_without_signals, target), name)
 
@@ -49,7 +54,7 @@ def start_for_application(target: Callable[[], object], name: str) -> threading.
     """Start a thread that calls code of the application.
 
     Raises:
-        RuntimeError: As `start`.
+        NoThread, RuntimeError: As `start`.
     """
     blocked = getattr(_application, "blocked", None)
     return _started(target if blocked is None else functools.partial(_with_signals, blocked, target), name)
@@ -64,7 +69,13 @@ def _started(target: Callable[[], object], name: str) -> threading.Thread:
             "the lock needs daemon threads, which this subinterpreter does not allow; "
             "use the lock in the main interpreter or in another process"
         ) from None
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        # Another text is that of an exception of the application, whose signal handler has interrupted this.
+        if str(error).startswith("can't "):
+            raise NoThread("this process can't start a thread") from None
+        raise
     return thread
 
 

@@ -61,8 +61,8 @@ class WaitPublisher:
             try:
                 if self._thread is None:
                     self._thread = _threads.start(self._run, "redlock-waits")
-            except RuntimeError:
-                # The process cannot start a thread, or is ending. The wait itself needs no thread.
+            except _threads.NoThread:
+                # The wait itself needs no thread.
                 pass
             finally:
                 self._starting.release()

@@ -98,23 +98,21 @@ def _with_tls(options: SSLConnection, sock: socket.socket, until: float) -> sock
 def _ended_at(until: float, sock: socket.socket) -> Iterator[None]:
     """Cut the connection at the deadline: a handshake has a timeout for each piece, and none for the whole."""
     # The handshake takes the socket over, so the timer cuts a second handle of the same connection.
-    handle = sock.dup()
+    with sock.dup() as handle:
+        done = threading.Event()
 
-    done = threading.Event()
+        def cut_if_late() -> None:
+            if not done.wait(_left(until)):
+                with suppress(OSError):
+                    handle.shutdown(socket.SHUT_RDWR)
 
-    def cut_if_late() -> None:
-        if not done.wait(_left(until)):
-            with suppress(OSError):
-                handle.shutdown(socket.SHUT_RDWR)
-
-    timer = _threads.start(cut_if_late, "redlock-handshake")
-    try:
-        yield
-    finally:
-        done.set()
-        # Join before the close: a closed handle could be another connection when the timer fires.
-        timer.join()
-        handle.close()
+        timer = _threads.start(cut_if_late, "redlock-handshake")
+        try:
+            yield
+        finally:
+            done.set()
+            # Join before the close: a closed handle could be another connection when the timer fires.
+            timer.join()
 
 
 class _Resolution:

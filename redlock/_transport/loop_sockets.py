@@ -184,7 +184,7 @@ class LoopSockets:
             if connection.is_dialling and connection not in self._dials:
                 ended = functools.partial(self._tell_loop, connection)
                 self._dials[connection] = PendingConnection(self._nodes[connection.place], ended)
-            # Only now: the next round starts a dial for which there was no thread.
+            # Only now: after an exception the next round starts this dial.
             to_dial.pop()
 
     def _tell_loop(self, connection: NodeConnection) -> None:

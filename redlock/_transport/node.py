@@ -24,6 +24,7 @@ from redlock import _threads
 from redlock._clock import now_ms
 from redlock._compat import ReplyError, connection_options
 from redlock._escaping import escape, statement
+from redlock._threads import NoThread
 from redlock._transport import address, codec, node_info
 from redlock._transport.decoder import explain
 from redlock._transport.dial import open_socket
@@ -42,7 +43,7 @@ DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
 
 DIAL_TIMEOUTS = 4
 """The most node timeouts of a dial. With a quorum connected, a round waits for a single node timeout at most."""
-ERRORS = (OSError, RedisError, ConnectionFailed, UnreadableReply)
+ERRORS = (OSError, RedisError, ConnectionFailed, UnreadableReply, NoThread)
 """The errors of a dial or an exchange, beside `UnsuitableNode`."""
 
 _RUN_ID = re.compile(r"[0-9A-Za-z]{1,64}")
@@ -59,9 +60,11 @@ class ShutOut(UnsuitableNode):
 class PendingConnection:
     """A dial in its own daemon thread. `done` is set as soon as `result` or `error` has a value.
 
+    Without a thread the dial has failed at once: an exception would interrupt a round of all nodes.
+
     Args:
         node: The node to dial.
-        ended: Called in the thread of the dial when the dial has ended.
+        ended: Called when the dial has ended, in its thread if there is one.
     """
 
     def __init__(self, node: Node, ended: Callable[[], None] | None = None) -> None:
@@ -71,20 +74,30 @@ class PendingConnection:
         self._node = node
         self._ended = ended
         self._is_wanted = True
-        _threads.start(self._run, f"redlock-dial-{node.label}")
+        try:
+            _threads.start(self._run, f"redlock-dial-{node.label}")
+        except NoThread as exc:
+            self._fail(exc)
+            self._end()
 
     def _run(self) -> None:
         try:
             self.result = self._node.connect()
             self._node.mark_up()
         except Exception as exc:  # noqa: BLE001 - an error without an end would let each round dial and wait again
-            self.error = describe_failure(exc, self._node.timeout_ms)
-            self._node.mark_down(self.error, now_ms())
+            self._fail(exc)
         finally:
-            self.done.set()
-            if self._ended is not None:
-                self._ended()
-            self._close_if_unwanted()
+            self._end()
+
+    def _fail(self, exc: Exception) -> None:
+        self.error = describe_failure(exc, self._node.timeout_ms)
+        self._node.mark_down(self.error, now_ms())
+
+    def _end(self) -> None:
+        self.done.set()
+        if self._ended is not None:
+            self._ended()
+        self._close_if_unwanted()
 
     def take(self, waited_seconds: float) -> Exchange | None:
         """The connection, after a wait of at most this long; None if the wait was too short for a failure.
@@ -267,7 +280,7 @@ def describe_failure(exc: BaseException, timeout_ms: int) -> str:
     """The reason why a node can't be reached, without secrets."""
     cause: BaseException | None = exc
     while cause is not None:
-        if isinstance(cause, UnsuitableNode | UnreadableReply):
+        if isinstance(cause, UnsuitableNode | UnreadableReply | NoThread):
             return str(cause)
         if isinstance(cause, TimeoutError | NoReply):
             return f"no answer within {timeout_ms} ms"

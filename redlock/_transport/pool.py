@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from redlock._clock import now_ms
 from redlock._core import protocol
 from redlock._core.vote_tally import unasked
+from redlock._threads import NoThread
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock._transport.connections import RELEASE_MS
 from redlock._transport.threads import ConnectionSet
@@ -129,7 +130,11 @@ class ConnectionPool:
             return None
         with turn as connections:
             connections.send_release(steps, done)
-            self._releaser.watch(connections)
+            try:
+                self._releaser.watch(connections)
+            except NoThread:
+                # No other code would send a release that is held back, or report its outcome.
+                connections.await_releases()
             return connections
 
     def await_outcome(self, connections: ConnectionSet | None) -> None:

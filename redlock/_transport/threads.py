@@ -20,6 +20,7 @@ from redlock._clock import monotonic, now_ms
 from redlock._core import protocol
 from redlock._core.commands import Acquire, Release, Wait
 from redlock._mutex import Mutex
+from redlock._threads import NoThread
 from redlock._transport.connections import RELEASE_MS, NodeConnections
 from redlock._transport.pending_releases import MOST_PENDING, PendingRelease, PendingReleases
 from redlock._transport.sockets import Sockets
@@ -200,7 +201,7 @@ class ConnectionSet(Mutex):
     def _finish_later(self) -> None:
         self._sockets.has_refused = False
         # Without a thread, the next round sends the rest.
-        with suppress(RuntimeError):
+        with suppress(NoThread):
             self._watch(self)
 
     def _send_round(self, round_: Round, now: int, *, hold: bool = False) -> VoteTally:

@@ -181,8 +181,10 @@ class Sender:
             self._queue.put_nowait((hostname, event))
         if self._thread is None:
             with self._starting:
+                # Without a thread, the next event tries again: no event may fail the task.
                 if self._thread is None:
-                    self._thread = _threads.start(self._run, "redlock-events")
+                    with contextlib.suppress(_threads.NoThread):
+                        self._thread = _threads.start(self._run, "redlock-events")
 
     def _run(self) -> None:
         while True:

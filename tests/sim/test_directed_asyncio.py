@@ -124,6 +124,28 @@ def test_the_waiting_tasks_of_a_loop_take_turns_at_once(cluster: Cluster) -> Non
     assert taken[2] - taken[1] <= 4 * ROUND_TRIP_MS * MS
 
 
+def test_a_dead_node_costs_no_lease_without_a_new_thread(cluster: Cluster) -> None:
+    """As at the limit of a container: a dial needs a thread, also that of a waiter."""
+    taken: list[int] = []
+
+    async def main(redlock: Redlock) -> None:
+        async with redlock.lock("a", ttl=1.0) as lease:
+            await asyncio.sleep(5.0)  # of simulated time
+            lease.ensure_valid()
+
+    async def wait(redlock: Redlock) -> None:
+        async with redlock.lock("a"):
+            taken.append(cluster.world.now)
+
+    began = cluster.world.now
+    for process in (begin(cluster, main), begin(cluster, wait)):
+        process.lacks_threads = True
+    cluster.nodes[0].stop()
+    cluster.network.stop(cluster.nodes[0])
+    cluster.wait(7_000)
+    assert [time - began >= 5_000 * MS for time in taken] == [True]
+
+
 def test_no_repair_of_an_extension_follows_the_release(cluster: Cluster) -> None:
     """A renewal waits for a silent node, and repairs a key that another node has lost."""
 

@@ -328,17 +328,57 @@ def test_releases_in_quick_succession_reach_the_nodes_at_once(cluster: Cluster) 
         assert keys(cluster, f"quick {number}") == [None] * 5
 
 
+def test_a_dead_node_costs_no_lease_without_a_new_thread(cluster: Cluster) -> None:
+    """As at the limit of a container: a dial needs a thread, and the connections to the other nodes need none."""
+    process, client = connected(cluster)
+    lease: Lease = cluster.run(process, lambda: client.lease("a", ttl_ms=1_000, renew=True))
+    cluster.run(process, lambda: lease.acquire(0))
+    process.lacks_threads = True
+    cluster.nodes[0].stop()
+    cluster.network.stop(cluster.nodes[0])
+    cluster.wait(5_000)
+    cluster.run(process, lease.ensure_valid)
+    _, wait_ms = cluster.timed(process, lease.release)
+    assert wait_ms <= ROUND_TRIP_MS
+    assert keys(cluster)[1:] == [None] * 4
+
+
+def test_an_asynchronous_release_needs_no_thread(cluster: Cluster) -> None:
+    process, client = connected(cluster)
+
+    def release_twice() -> None:
+        # The second release is held back, because its thread returns at once.
+        for name in ("a", "b"):
+            lock = client.lock(name, ttl=TTL, wait_for_release=False)
+            assert lock.acquire()
+            lock.release()
+
+    process.lacks_threads = True
+    cluster.run(process, release_twice)
+    cluster.wait(ROUND_TRIP_MS)
+    assert [keys(cluster, name) for name in ("a", "b")] == [[None] * 5] * 2
+
+
+def test_a_waiter_without_a_thread_asks_once_a_second(cluster: Cluster) -> None:
+    process, client = connected(cluster)
+    holder = client.lock("a", ttl=TTL, thread_local=False)
+    cluster.run(process, held(holder))
+    other, others = connected(cluster)
+    other.lacks_threads = True
+    waiter = begin(cluster, other, held(others.lock("a")), 500 * MS)
+    cluster.run(process, holder.release)
+    cluster.wait(LONGEST_SLEEP_MS)
+    assert waiter.dead
+    assert all(key and key.endswith(other.name) for key in keys(cluster))
+
+
 def test_a_client_closes_without_a_free_descriptor(cluster: Cluster) -> None:
     process, client = connected(cluster)
     held = client.lock("a", ttl=TTL, thread_local=False)
     cluster.run(process, held.acquire)
-    cluster.nodes[0].stop()
-    cluster.network.stop(cluster.nodes[0])
-    cluster.wait(2_000)
-    # The dial of the stopped node interrupts a round.
+    # An exception has interrupted a round.
+    client._context.pool._sets[0]._is_half_done = True
     process.lacks_threads = process.lacks_sockets = True
-    with pytest.raises(RuntimeError):
-        cluster.run(process, held.reacquire)
     cluster.run(process, client._context.await_releases)
     cluster.run(process, client.close)
     assert cluster.network.wires_of(process) == []

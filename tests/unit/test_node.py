@@ -15,7 +15,14 @@ from redlock._compat import ReplyError
 from redlock._transport import address, dial
 from redlock._transport.codec import SCRIPTS
 from redlock._transport.exchange import Exchange
-from redlock._transport.node import Node, PendingConnection, UnsuitableNode, _check_answers, describe_failure
+from redlock._transport.node import (
+    ERRORS,
+    Node,
+    PendingConnection,
+    UnsuitableNode,
+    _check_answers,
+    describe_failure,
+)
 from redlock._transport.node_health import NodeHealth
 
 CANARY = "canary-b7Qx"
@@ -352,8 +359,9 @@ def test_a_name_is_asked_again_after_no_thread_started(monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ERRORS) as failure:
             dial._addresses("localhost", 1, time.monotonic() + 5)
+        assert describe_failure(failure.value, 100) == "this process can't start a thread"
     assert dial._addresses("localhost", 1, time.monotonic() + 5)
 
 

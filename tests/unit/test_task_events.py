@@ -154,9 +154,14 @@ def test_a_worker_without_task_events_tells_nobody(
     assert emitter_for(in_a_worker(), "all") is NO_EVENTS
 
 
-def test_events_beyond_the_limit_are_dropped_silently() -> None:
+def test_events_beyond_the_limit_are_dropped_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread empties the queue, as at the limit of a container."""
+
+    def start_nothing(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start_nothing)
     sender = Sender(APP)
-    sender._thread = threading.current_thread()  # no thread empties the queue
     for number in range(1_500):
         sender.put("w1@h", {"type": "task-lock-waiting", "uuid": str(number)})
     assert sender._queue.qsize() == 1_000
