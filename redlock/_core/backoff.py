@@ -49,9 +49,10 @@ def first_attempt_ms(lately_ms: int, ttl_ms: int) -> int:
     """How long a waiter waits for a wake-up before its first attempt, while other waiters are probably ahead.
 
     Twice as long as the last wait, and at most a tenth of the TTL. A dead holder sends no wake-up, and only an attempt
-    shows how long its lease will last.
+    shows how long its lease will last. A free lock can have no wake-up either: a wake-up lasts for the TTL of its
+    release, and not over a restart of the node.
     """
-    return max(_FIRST_MS, min(2 * lately_ms, ttl_ms // 10))
+    return max(_FIRST_MS, min(2 * lately_ms, ttl_ms // 10, _LONGEST_SLEEP_MS))
 
 
 def early_retry_ms(tries: int, chance: float) -> int:

@@ -7,7 +7,7 @@ Invariants:
    queue while its client makes an attempt. A connection whose read has no reply at the end is closed.
 3. A client that recently waited for a resource joins the queue before its first attempt, and asks the nodes after a
    wake-up or a short time. Otherwise each hand-over of a contended lock would begin with five denials. Each release
-   leaves a wake-up, so a client without waiters before it finds a wake-up at once.
+   leaves a wake-up, so a client without waiters before it finds a wake-up at once, or waits a second if it was lost.
 """
 
 from __future__ import annotations

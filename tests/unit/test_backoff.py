@@ -93,3 +93,4 @@ def test_the_first_wait_grows_with_the_last_wait() -> None:
     assert first_attempt_ms(100, 5_000) == 200
     assert first_attempt_ms(60_000, 5_000) == 500, "a dead holder's lease is not slept through"
     assert first_attempt_ms(60_000, 300) == 50
+    assert first_attempt_ms(60_000, 3_600_000) == 1_000, "the wake-up of a free lock can be lost"
