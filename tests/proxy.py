@@ -22,6 +22,7 @@ from urllib.parse import unquote
 from redlock import _compat
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
     from typing import Any
 
@@ -91,6 +92,7 @@ class Proxy:
         passing: The function that forwards replies.
         lets_through: Whether a piece of a request reaches the server.
         commands: Number of commands to the server.
+        tls: The TLS of clients; None for connections in the clear.
     """
 
     def __init__(self, server: Server, seed: int = 0, delay: float = 0.0) -> None:
@@ -98,6 +100,7 @@ class Proxy:
         self.passing: Passing = unchanged
         self.lets_through: Callable[[bytes], bool] = bool
         self.commands = 0
+        self.tls: ssl.SSLContext | None = None
         self.url = ""
         self._server = server
         self._chance = random.Random(seed)
@@ -147,7 +150,7 @@ class Proxy:
     async def listen(self) -> asyncio.Server:
         """Listen, and forward connections."""
         self._loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._forward, "127.0.0.1", 0, ssl=self.tls)
         self.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         return server
 

@@ -14,27 +14,20 @@ import functools
 import re
 import socket
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from redlock.admin.broker_address import REDIS
 from redlock.admin.diagnostics import Finding, Level, warning
 from redlock.admin.time_limit import ANSWERS, Overdue, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["QUEUE", "check", "redis_url", "urls"]
+__all__ = ["QUEUE", "check"]
 
 QUEUE = "celery"
 """Celery's default queue."""
 _DELAYED_EXCHANGE = "celery_delayed_27"
 """The exchange of kombu's native delayed delivery. Workers with quorum queues create this exchange at their start."""
-_REDIS = {
-    "redis": "redis",
-    "rediss": "rediss",
-    "unix": "unix",
-    "redis+socket": "unix",
-    "redis+tls": "rediss",
-}
 _TRANSPORT = re.compile(r"[a-z][a-z0-9+.-]{0,19}")
 _AMQP = ("amqp", "amqps", "pyamqp", "librabbitmq")
 _UNSEEN = "persistence of messages, memory and disk alarms, consumer_timeout (30 minutes unless it was changed)"
@@ -43,42 +36,13 @@ _LARGEST_FRAME = 2**20
 """RabbitMQ's own limit is 128 kB. The client of AMQP would read up to 4 GB."""
 
 
-def urls(broker: str) -> list[str]:
-    """The addresses in Celery's `broker_url`, which may be a list for failover, separated by semicolons."""
-    return [part.strip() for part in broker.split(";") if part.strip()]
-
-
-def redis_url(url: str) -> str:
-    """Return a broker address in the form of redis-py, or an empty text if the broker is not a Redis.
-
-    Celery has a default host and port, another name for sockets, and its own options behind the question mark.
-    """
-    scheme = _REDIS.get(url.partition("://")[0].lower())
-    if scheme is None:
-        return ""
-    try:
-        url.encode()
-        parts = urlsplit(url)
-    except ValueError:
-        # The reader of addresses explains what is wrong.
-        return url
-    options = dict(parse_qsl(parts.query))
-    known = {name: value for name, value in options.items() if name.startswith("ssl_") or name in {"password", "db"}}
-    if scheme == "unix" and "virtual_host" in options:
-        known["db"] = options["virtual_host"].strip("/")
-    netloc, host = parts.netloc, parts.netloc.rpartition("@")[2]
-    if scheme != "unix":
-        netloc += "" if host else "localhost"
-        netloc += "" if ":" in host.rpartition("]")[2] else ":6379"
-    return f"{scheme}://{netloc}{parts.path}" + (f"?{urlencode(known)}" if known else "")
-
-
-def check(url: str, timeout: float) -> list[Finding]:
+def check(url: str, timeout: float, app: Any = None) -> list[Finding]:  # noqa: ANN401 - Celery is untyped
     """Check a broker that is not a Redis.
 
     Args:
         url: The broker's address.
         timeout: Seconds to wait for each answer. The whole check has five times as long.
+        app: The Celery app with the other settings of the broker, such as `broker_use_ssl`.
     """
     transport, colon, _ = url.lower().partition("://")
     if not colon or not _TRANSPORT.fullmatch(transport):
@@ -86,21 +50,25 @@ def check(url: str, timeout: float) -> list[Finding]:
         what = "its address does not begin with a transport"
         return [warning("address", "broker", what, "write redis://host:port/0 or amqp://user:password@host/vhost")]
     if transport in _AMQP:
-        return _check_amqp(url, timeout)
+        return _check_amqp(url, timeout, app)
     what = "the doctor can check Redis and AMQP brokers; this one was not contacted"
+    if transport in REDIS:
+        what = "it was not contacted: the doctor can't use its credential_provider, or an option of broker_use_ssl"
     return [warning("not-checked", f"broker {transport}", what, "use the broker's own tools")]
 
 
-def _check_amqp(url: str, timeout: float) -> list[Finding]:
+def _check_amqp(url: str, timeout: float, app: Any) -> list[Finding]:  # noqa: ANN401 - as above
     try:
         # Celery is an optional dependency, and kombu comes with Celery.
         from kombu.connection import Connection  # noqa: PLC0415
     except ImportError:
         what = "it was not contacted, because kombu is not installed here"
         return [warning("not-checked", "broker amqp", what, "run the doctor where Celery is installed")]
-    limits = {"read_timeout": timeout, "write_timeout": timeout}
+    # Here, because the app's own transport options could have longer times.
+    limits = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), timeout)
+    connect = Connection if app is None else app.connection_for_write
     try:
-        connection = Connection(url, connect_timeout=timeout, transport_options=limits)
+        connection = connect(url, transport_options=limits)
         where = f"broker {_place(connection)}"
     except ImportError:
         what = "it was not contacted, because the library of its transport is not installed here"
@@ -253,7 +221,8 @@ def _refused(error: Any, where: str) -> Finding:  # noqa: ANN401 - as above
 
 
 def _place(connection: Any) -> str:  # noqa: ANN401 - as above
-    return f"{connection.hostname or 'localhost'}:{connection.port or connection.transport.default_port}"
+    port = connection.port or connection.transport.default_connection_params["port"]
+    return f"{connection.hostname or 'localhost'}:{port}"
 
 
 def _reason(error: OSError) -> str:

@@ -15,7 +15,7 @@ from redlock import _validation
 from redlock._masking import mask
 from redlock._transport import node_info
 from redlock._transport.node import OUT_OF_FILES
-from redlock.admin import broker_check, database_check, node_reports, visibility_timeout
+from redlock.admin import broker_address, broker_check, database_check, node_reports, visibility_timeout
 from redlock.admin.cluster_status import CLOCK_LIMIT, cluster_status, probe_node
 from redlock.admin.diagnostics import Finding, Level, sort, warning
 from redlock.admin.visibility_timeout import Locked
@@ -57,8 +57,8 @@ def check(
             TTL is compared.
 
     Raises:
-        ConfigurationError: An address is invalid, or a setting that the requests need, or the tasks of the app can't
-            be imported.
+        ConfigurationError: The address of a node, the store or the database is invalid, or a setting that the
+            requests need, or the tasks of the app can't be imported.
     """
     status = cluster_status(
         settings.addresses,
@@ -73,15 +73,14 @@ def check(
         what = "it was not checked: the app has no broker_url, and Celery takes amqp://guest@localhost"
         findings.append(warning("not-checked", "broker", what, "set broker_url, or give --broker"))
     for url in brokers:
-        redis_url = broker_check.redis_url(url)
-        findings += _server("broker", redis_url, status, timeout) if redis_url else broker_check.check(url, timeout)
+        findings += _broker(url, app, status, timeout)
     tasks = [Locked("the settings", 0.0, settings.ttl, None)]
     if app is not None:
         _validation.own_code("the tasks of the Celery app can't be imported", app.loader.import_default_modules)
         tasks = visibility_timeout.locked_tasks(app, settings.ttl, app.conf.task_time_limit)
     findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:
-        findings += _server("store", store, status, timeout)
+        findings += _server("store", _store(store, timeout), status)
     if database:
         findings += database_check.check(database, ttl=settings.ttl, timeout=timeout)
     return sort(findings)
@@ -95,24 +94,33 @@ def _brokers(broker: str, app: Any) -> list[str]:  # noqa: ANN401 - Celery is un
         value = visibility_timeout.address(app.conf, name)
         found += value if isinstance(value, list | tuple) else [value]
     texts = [text for text in found if isinstance(text, str)]
-    return list(dict.fromkeys(url for text in texts for url in broker_check.urls(text)))
+    return list(dict.fromkeys(url for text in texts for url in broker_address.urls(text)))
 
 
-def _server(what: str, url: str, status: ClusterStatus, timeout: float) -> list[Finding]:
+def _broker(url: str, app: Any, status: ClusterStatus, timeout: float) -> list[Finding]:  # noqa: ANN401 - as above
+    redis_url = broker_address.redis_url(url, *([] if app is None else [app.conf]))
+    if not redis_url:
+        return broker_check.check(url, timeout, app)
+    try:
+        return _server("broker", probe_node(redis_url, timeout=timeout), status)
+    except ConfigurationError as error:
+        return [warning("address", "broker", f"the address of the broker: {error}")]
+
+
+def _store(url: str, timeout: float) -> NodeState:
+    try:
+        return probe_node(url, timeout=timeout)
+    except ConfigurationError as error:
+        problem = f"the address of the store: {error}"
+    raise ConfigurationError(problem)
+
+
+def _server(what: str, state: NodeState, status: ClusterStatus) -> list[Finding]:
     """The findings about the Redis of the broker or of the fenced store."""
-    state = _probe(what, url, timeout)
     keeps = "updates" if what == "store" else "tasks"
     answers = f"{node_info.product(state.version)} answers and keeps its {keeps}"
     fine = Finding(Level.FINE, what, f"{what} {state.label}", answers)
     return examine_broker(state, status, owns_data=what == "store") or [fine]
-
-
-def _probe(what: str, url: str, timeout: float) -> NodeState:
-    try:
-        return probe_node(url, timeout=timeout)
-    except ConfigurationError as error:
-        problem = f"the address of the {what}: {error}"
-    raise ConfigurationError(problem)
 
 
 def examine(status: ClusterStatus, settings: Settings) -> list[Finding]:

@@ -1,4 +1,6 @@
-"""Lock nodes behind TLS, with certificates from openssl; skipped without a redis-server that supports TLS.
+"""Lock nodes and brokers behind TLS, with certificates from openssl.
+
+The tests of nodes are skipped without a redis-server that supports TLS.
 
 Invariants:
 1. The nodes require a certificate of the client.
@@ -10,20 +12,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+from celery import Celery
 
 from redlock import ConfigurationError, QuorumUnavailable, Redlock
+from redlock.admin import doctor
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
+from redlock.settings import Settings
 from redlock.testing.redis_server import Server, free_port
 from tests.integration.asyncio_tools import client_of, next_turn
 from tests.integration.threads import in_threads
 from tests.integration.tools import eventually, holders, raw
+from tests.proxy import Proxy, served
 
 NAME = "tls"
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -162,3 +170,56 @@ def test_each_wrong_certificate_is_a_reason_and_never_a_vote(
     assert reasons(nodes.urls(authority, client, "redis")), "in the clear"
     with Redlock(right, ttl=9.0, node_timeout=2.2) as redlock, redlock.lock(NAME):
         pass
+
+
+@pytest.fixture
+def secured(broker: Server, authority: Authority) -> Iterator[Proxy]:
+    """The broker behind TLS, which checks the certificate of a client that has a certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.certificate)
+    context.load_cert_chain(*authority.issue("broker"))
+    context.verify_mode = ssl.CERT_OPTIONAL
+    proxy = Proxy(broker)
+    proxy.tls = context
+    with served(proxy.listen):
+        yield proxy
+
+
+def broker_codes(app: Celery) -> list[str]:
+    """The codes of the findings about the broker of this app."""
+    findings = doctor.check(Settings(nodes="127.0.0.1:1"), broker=app.conf.broker_url, app=app, timeout=5.0)
+    return [finding.code for finding in findings if finding.where.startswith("broker")]
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+@pytest.mark.parametrize("check", [ssl.CERT_REQUIRED, "CERT_REQUIRED", "CERT_NONE", None])
+def test_the_doctor_reaches_a_broker_as_celery_does(
+    secured: Proxy, authority: Authority, scheme: str, check: ssl.VerifyMode | str | None
+) -> None:
+    app, place = Celery(set_as_current=False), secured.url.partition("://")[2]
+    certificate, key = map(str, authority.issue("client"))
+    files = {"ssl_ca_certs": str(authority.certificate), "ssl_certfile": certificate, "ssl_keyfile": key}
+    options = f"?{urlencode({'ssl_cert_reqs': check, **files})}" if isinstance(check, str) else ""
+    app.conf.broker_url = f"{scheme}://{place}/0{options}"
+    if isinstance(check, int):
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": check, **files}
+    if check is None and scheme == "redis":
+        assert broker_codes(app) == ["unreachable"]
+        return
+    with app.connection_for_write() as connection:
+        connection.default_channel.client.ping()
+    assert broker_codes(app) == ["broker"]
+
+
+def test_the_doctor_speaks_tls_with_an_amqp_broker(secured: Proxy, authority: Authority) -> None:
+    asked = []
+
+    def note(data: bytes) -> bool:
+        asked.append(data)
+        raise ConnectionResetError
+
+    secured.lets_through = note
+    app = Celery(set_as_current=False, broker=f"amqp://guest:guest@{secured.url.partition('://')[2]}//")
+    app.conf.broker_transport_options = {"connect_timeout": "no number"}
+    app.conf.broker_use_ssl = {"ca_certs": str(authority.certificate), "cert_reqs": ssl.CERT_REQUIRED}
+    assert broker_codes(app) == ["unreachable"]
+    assert [data[:4] for data in asked] == [b"AMQP"]

@@ -1,12 +1,14 @@
-"""`redlock.admin.broker_check`: which brokers are checked, and how Celery's addresses are read."""
+"""`broker_check` and `broker_address`: which brokers are checked, and how Celery's addresses are read."""
 
 from __future__ import annotations
 
+import ssl
 import sys
+from pathlib import Path
 
 import pytest
 
-from redlock.admin import broker_check
+from redlock.admin import broker_address, broker_check
 from redlock.admin.diagnostics import Level
 
 
@@ -17,8 +19,10 @@ from redlock.admin.diagnostics import Level
         ("redis://", "redis://localhost:6379"),
         ("redis://localhost/3", "redis://localhost:6379/3"),
         ("redis://:secret@/3", "redis://:secret@localhost:6379/3"),
-        ("rediss://u:p@[::1]/0", "rediss://u:p@[::1]:6379/0"),
-        ("redis://h:1/0?visibility_timeout=30&ssl_ca_certs=/ca", "redis://h:1/0?ssl_ca_certs=%2Fca"),
+        ("rediss://u:p@[::1]/0", "rediss://u:p@[::1]:6379/0?ssl_cert_reqs=none"),
+        ("redis://h:1/0?visibility_timeout=30&ssl_ca_certs=/ca", "rediss://h:1/0?ssl_ca_certs=%2Fca"),
+        ("rediss://h:1?ssl_cert_reqs=CERT_OPTIONAL", "rediss://h:1?ssl_cert_reqs=optional"),
+        ("redis://h:1?credential_provider=module.Provider", ""),
         ("redis+socket:///run/r.sock?virtual_host=2", "unix:///run/r.sock?db=2"),
         ("unix:///run/r.sock", "unix:///run/r.sock"),
         ("REDIS://h:1", "redis://h:1"),
@@ -30,15 +34,48 @@ from redlock.admin.diagnostics import Level
     ],
 )
 def test_a_redis_broker_is_found_as_celery_finds_it(broker: str, url: str) -> None:
-    assert broker_check.redis_url(broker) == url
+    assert broker_address.redis_url(broker) == url
+
+
+REQUIRED = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca"}
+
+
+@pytest.mark.parametrize(
+    ("broker", "conf", "url"),
+    [
+        ("redis://h:1/0", {"broker_use_ssl": REQUIRED}, "rediss://h:1/0?ssl_cert_reqs=required&ssl_ca_certs=%2Fca"),
+        ("rediss://h:1", {"broker_use_ssl": {"ssl_cert_reqs": None}}, "rediss://h:1?ssl_cert_reqs=none"),
+        ("rediss://h:1", {"broker_use_ssl": {"ssl_cert_reqs": 1}}, "rediss://h:1?ssl_cert_reqs=optional"),
+        ("redis://h:1", {"broker_use_ssl": {"ssl_ca_certs": Path("/ca")}}, "rediss://h:1?ssl_ca_certs=%2Fca"),
+        ("redis://h:1", {"broker_use_ssl": {"ssl_check_hostname": False}}, "rediss://h:1?ssl_check_hostname=0"),
+        ("redis://h:1?ssl_ca_certs=/other", {"broker_use_ssl": REQUIRED}, "rediss://h:1?ssl_ca_certs=%2Fother"),
+        (
+            "redis://h:1",
+            {"broker_use_ssl": {"ssl_ca_certs": None, "ssl_keyfile": "/key"}},
+            "rediss://h:1?ssl_keyfile=%2Fkey",
+        ),
+        ("redis://h:1", {"broker_use_ssl": {"ssl_include_verify_flags": []}}, ""),
+        ("redis://h:1", {"broker_use_ssl": {"ssl_ca_certs": "\udcff"}}, ""),
+        ("redis://h:1", {"broker_password": "\udcff"}, ""),
+        # Celery sets up no TLS.
+        ("redis://h:1", {"broker_use_ssl": True}, "redis://h:1"),
+        ("rediss://h:1", {"broker_use_ssl": True}, "redis://h:1"),
+        ("redis://h", {"broker_user": "me", "broker_password": "a@b", "broker_port": 7}, "redis://me:a%40b@h:7"),
+        ("redis://:own@h:1", {"broker_password": "other"}, "redis://:own@h:1"),
+    ],
+)
+def test_the_apps_configuration_counts_as_in_celery(broker: str, conf: dict[str, object], url: str) -> None:
+    assert broker_address.redis_url(broker, conf) == url
 
 
 def test_every_broker_of_a_failover_list_is_checked() -> None:
-    assert broker_check.urls("amqp://a; amqp://b;") == ["amqp://a", "amqp://b"]
-    assert broker_check.urls("") == []
+    assert broker_address.urls("amqp://a; amqp://b;") == ["amqp://a", "amqp://b"]
+    assert broker_address.urls("") == []
 
 
-@pytest.mark.parametrize("broker", ["SQS://key:canary@", "sentinel://h:26379", "memory://", "librabbitmq://u:canary@h"])
+@pytest.mark.parametrize(
+    "broker", ["SQS://key:canary@", "sentinel://h:26379", "memory://", "librabbitmq://u:canary@h", "redis://u:canary@h"]
+)
 def test_another_transport_is_said_to_be_unchecked(broker: str) -> None:
     (finding,) = broker_check.check(broker, 1.0)
     assert (finding.level, finding.code) == (Level.WARNING, "not-checked")
@@ -62,8 +99,8 @@ def test_every_answer_of_an_amqp_broker_has_the_timeout(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("kombu.connection.Connection", connection)
     broker_check.check("amqp://h", 0.2)
-    limits = {"read_timeout": 0.2, "write_timeout": 0.2}
-    assert asked == {"connect_timeout": 0.2, "transport_options": limits}
+    limits = {"connect_timeout": 0.2, "read_timeout": 0.2, "write_timeout": 0.2}
+    assert asked == {"transport_options": limits}
 
 
 @pytest.mark.parametrize(
