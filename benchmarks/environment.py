@@ -3,7 +3,8 @@
 Invariants:
 1. Nothing is installed into the environment of this project.
 2. A peer that cannot be set up is left out of the tables and named with the reason.
-3. A changed list of packages makes the environment anew.
+3. A changed list of packages makes the environment anew, and so does another Python. The tables compare locks, not
+   Pythons.
 """
 
 from __future__ import annotations
@@ -81,11 +82,12 @@ def prepare(kind: Kind) -> Program:
     if kind is NODE:
         return _node(kind, place)
     python = place / "bin" / "python"
-    if _stale(place, kind.needs):
+    needs = (sys.version, str(Path(sys.executable).resolve()), *kind.needs)
+    if _stale(place, needs):
         print(f"setting up {kind.name} (once)", file=sys.stderr)
         _run([sys.executable, "-m", "venv", "--clear", str(place)])
         _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *kind.needs])
-        _done(place, kind.needs)
+        _done(place, needs)
     # Last on the path, so that `redlock` is the installed package and not this project's.
     packages = next(place.glob("lib/python*/site-packages"))
     (packages / "bench.pth").write_text(f"{ROOT}\n")

@@ -82,6 +82,23 @@ def test_a_peer_without_an_environment_is_missing(tmp_path: Path, monkeypatch: p
         prepare(pottery)
 
 
+@pytest.mark.parametrize(("part", "new"), [("version", "3.99.0"), ("executable", shutil.which("false"))])
+def test_another_python_sets_a_peer_up_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, new: str
+) -> None:
+    monkeypatch.setattr(environment, "ENVIRONMENTS", tmp_path)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(environment, "_run", commands.append)
+    (pottery,) = (kind for kind in PEERS if kind.name == "pottery")
+    (tmp_path / "pottery" / "lib" / "python3" / "site-packages").mkdir(parents=True)
+    prepare(pottery)
+    prepare(pottery)
+    assert len(commands) == 2, "an environment that is up to date was made anew"
+    monkeypatch.setattr(sys, part, new)
+    prepare(pottery)
+    assert commands[2] == [sys.executable, "-m", "venv", "--clear", str(tmp_path / "pottery")]
+
+
 def _calls(redis: Redis) -> Counter[str]:
     """How often the scripts, and their SET, were called so far."""
     stats = redis.info("commandstats")
