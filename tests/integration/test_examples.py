@@ -264,19 +264,25 @@ print(json.dumps([len(receipts) // 2, said, json.load(urllib.request.urlopen(API
 
 
 def test_a_cron_job_runs_on_one_machine_at_a_time_and_once_a_day(python: Path, nodes_url: str, tmp_path: Path) -> None:
-    cron = project("cron", python, tmp_path, REDLOCK_NODES=nodes_url)
+    cron = project("cron", python, tmp_path)
     data, backups = tmp_path / "data", tmp_path / "backups"
     for directory in data, backups:
         directory.mkdir()
     (data / "file").write_text("kept")
-    line = (cron.directory / "crontab").read_text().splitlines()[-1].split(maxsplit=5)[5]
+    text = (cron.directory / "crontab").read_text()
     for there, here in (
+        ("/opt/redlock/bin", python.parent),
         ("/usr/local/bin/backup.sh", cron.directory / "backup.sh"),
         ("/srv/data", data),
         ("/srv/backups", backups),
     ):
-        assert there in line
-        line = line.replace(there, str(here))
+        assert there in text
+        text = text.replace(there, str(here))
+    *settings, line = [line for line in text.splitlines() if not line.startswith("#")]
+    # cron sets this PATH, and then the variables of the file.
+    cron.environment = {"PATH": "/usr/bin:/bin"} | dict(setting.split("=", 1) for setting in settings)
+    cron.environment |= {"REDLOCK_NODES": nodes_url, "REDLOCK_NODE_TIMEOUT": PATIENT, "TMPDIR": str(tmp_path)}
+    line = line.split(maxsplit=5)[5]
     job = ("-c", f"import subprocess, sys; sys.exit(subprocess.call({line!r}, shell=True))")
     holding = "import pathlib, signal; pathlib.Path('begun').touch(); signal.pause()"
     with cron.running("-m", "redlock", "run", "nightly-backup", "--", str(python), "-c", holding) as other:
