@@ -113,6 +113,8 @@ class LoopConnections:
             return
         state = self.state
         if self.awaits_dial:
+            # A loop that was blocked calls back for one dial after the other, and must count none of them as overdue.
+            self.sockets.adopt_ended(state.all)
             for execution in tuple(self.awaits_dial):
                 execution.begin_dialled()
         while state.with_news:

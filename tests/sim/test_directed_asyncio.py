@@ -13,7 +13,7 @@ from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster, Process
 from tests.sim.cancellation import MOMENTS, cancelled
 from tests.sim.network import FIRST_PORT
 from tests.sim.virtual_loop import VirtualLoop
-from tests.sim.world import MS
+from tests.sim.world import MS, here
 
 TTL = 5.0
 
@@ -71,6 +71,25 @@ def test_an_inner_block_is_cancelled_at_the_end_of_its_lease(cluster: Cluster) -
     cluster.wait(5_000)
     assert ended
     assert ended[0] - began <= 1_100 * MS
+
+
+def test_a_blocked_loop_misses_no_dial_that_has_ended(cluster: Cluster) -> None:
+    """The loop is blocked for as long as the wait for dials, and again after the first of their callbacks has run."""
+    taken: list[bool] = []
+
+    async def main(redlock: Redlock) -> None:
+        await redlock.aclose()
+        attempt = asyncio.create_task(redlock.lock("a", blocking_timeout=2 * NODE_TIMEOUT_MS / 1000).acquire())
+        loop: Any = asyncio.get_running_loop()
+        for _ in range(2):
+            await asyncio.sleep(0)  # exactly an iteration of the loop
+            with loop.paused():
+                here().sleep(3 * NODE_TIMEOUT_MS * MS)
+        taken.append(await attempt)
+
+    begin(cluster, main)
+    cluster.wait(2_000)
+    assert taken == [True]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
