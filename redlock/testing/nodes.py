@@ -37,6 +37,7 @@ class LockNode(Server):
     """A redis-server on a unix socket, with the methods of `Server` and further faults.
 
     A method that needs a running server raises `ConfigurationError` if there is none, or if the server is frozen.
+    On Linux a server ends with the thread that started it, also if that was by `restart` or `reset`.
     """
 
     @property
@@ -71,6 +72,8 @@ class LockNode(Server):
 
     def restart(self, *, memory: bool = False) -> None:
         """Kill the node, if running, and start the node. The node abstains for `max_ttl`, with or without its memory.
+
+        On Linux the server ends with the calling thread, as after `start`.
 
         Args:
             memory: Whether the node keeps all data, as with perfect persistence. The node must run for this.

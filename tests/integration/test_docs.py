@@ -96,7 +96,7 @@ class Desk:
         if block.kind == "python":
             self.write(block)
             if block.name.startswith(("test_", "conftest")):
-                program = "" if block.name == "conftest.py" else f"python -m pytest -q -p pytest_redlock {block.name}"
+                program = "" if block.name == "conftest.py" else f"pytest -q -p pytest_redlock {block.name}"
             else:
                 program = f"python {block.name}"
         else:
