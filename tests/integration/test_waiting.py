@@ -111,7 +111,10 @@ def test_a_waiter_waits_for_a_dead_holder_at_most_one_ttl(nodes: Cluster) -> Non
 
 
 def test_only_a_release_leaves_a_wake_up_on_every_node(nodes: Cluster, client: Redlock) -> None:
-    """A waiter must not wake itself; a holder may have its keys elsewhere than its waiters wait."""
+    """A waiter must not wake itself; a holder may have its keys elsewhere than its waiters wait.
+
+    A node at `maxmemory` never has the keys. Its waiters wait there all the same, because a wait needs no memory.
+    """
     holder = client.lock("x")
     assert holder.acquire()
     for redis in raws(nodes.servers[:2]):
@@ -119,8 +122,12 @@ def test_only_a_release_leaves_a_wake_up_on_every_node(nodes: Cluster, client: R
     with client_of(nodes.urls, **LASTING) as other:
         assert not other.lock("x").acquire(blocking=False)
     assert [wakeups(server, "x") for server in nodes.servers] == [0] * 5
-    holder.release()
-    eventually(lambda: [wakeups(server, "x") for server in nodes.servers] == [1] * 5, "a wake-up on every node")
+    with raw(nodes[0]) as full:
+        full.config_set("maxmemory", "1")
+        holder.release()
+        eventually(lambda: [wakeups(server, "x") for server in nodes.servers] == [1] * 5, "a wake-up on every node")
+        full.delete(codec.wake_key("x"))
+        assert full.eval(wait_queue._WAKE.source, 1, codec.wake_key("x"), "1000") == 1, "a wake-up that is passed on"
 
 
 def test_at_most_one_wake_up_lies_on_a_node_and_it_expires(nodes: Cluster) -> None:

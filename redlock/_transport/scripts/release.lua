@@ -17,12 +17,15 @@ for i = 1, #KEYS, 3 do
     denied = denied or holder or ''
   end
   if ARGV[2] ~= '0' then
-    if redis.call('GET', KEYS[i + 2]) then
-      redis.call('SET', KEYS[i + 2], 'reserved', 'PX', ARGV[3])
-    end
     if redis.call('LLEN', KEYS[i + 1]) == 0 then
+      -- A full node refuses memory to the first write of a script only. So the first write deletes a key that is not
+      -- there. A full node never has the lock, but waiters wait there, because a wait needs no memory.
+      redis.call('DEL', KEYS[i + 1])
       redis.call('RPUSH', KEYS[i + 1], '1')
       redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
+    end
+    if redis.call('GET', KEYS[i + 2]) then
+      redis.call('SET', KEYS[i + 2], 'reserved', 'PX', ARGV[3])
     end
   end
 end

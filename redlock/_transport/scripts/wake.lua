@@ -6,6 +6,8 @@
 local left = 0
 for i = 1, #KEYS do
   if redis.call('LLEN', KEYS[i]) == 0 then
+    -- As in a release: a full node refuses memory to the first write of a script only.
+    redis.call('DEL', KEYS[i])
     redis.call('RPUSH', KEYS[i], '1')
     redis.call('PEXPIRE', KEYS[i], ARGV[1])
     left = left + 1
