@@ -137,7 +137,15 @@ def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: 
     except OSError as error:
         say(f"{program.command[0]}: {reason_of(error)}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
-    watchdog = LeaseWatchdog(program, lease, grace, lost)
+    try:
+        watchdog = LeaseWatchdog(program, lease, grace, lost)
+    except _threads.NoThread as error:
+        # Nothing would end the program before the end of its lease.
+        program.signal(signal.SIGKILL)
+        program.wait()
+        program.stop_watching()
+        say(f"{program.command[0]}: {error}")
+        return CANNOT_RUN
     status = program.wait()
     ended_by_watchdog = watchdog.stop()
     program.stop_watching()

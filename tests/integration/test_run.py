@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,25 @@ def test_a_program_that_can_not_be_run_is_one_line(shell: Shell, nodes: Cluster,
     assert done.stderr.startswith(f"redlock: {program}: ")
     assert done.stderr.count("\n") == 1
     assert is_free(nodes.servers, NAME)
+
+
+def test_a_program_does_not_run_without_its_watchdog(
+    client: Redlock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As at a container's limit of threads; the lock must not become free while the program runs."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "redlock-watchdog":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = children()
+    status = run.run(client, NAME, [sys.executable, "-c", STUBBORN], {}, wait=0, grace=0)
+    assert status == run.CANNOT_RUN
+    assert capsys.readouterr().err == f"redlock: {sys.executable}: this process can't start a thread\n"
+    assert children() == before
 
 
 def test_the_lock_is_held_and_renewed_while_the_program_runs(shell: Shell, nodes: Cluster, tmp_path: Path) -> None:

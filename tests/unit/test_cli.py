@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 
 import pytest
 from celery import Celery
@@ -38,6 +39,19 @@ def test_a_bad_setting_in_the_environment_is_one_line_too(
     monkeypatch.setenv("REDLOCK_TTLL", "5")
     assert main.main(["simulate"]) == main.BAD_INPUT
     assert "did you mean REDLOCK_TTL?" in capsys.readouterr().err
+
+
+def test_a_command_without_a_thread_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a container's limit of threads."""
+
+    def start_nothing(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start_nothing)
+    assert main.main(["status", "--nodes", "127.0.0.1:1"]) == main.BAD_INPUT
+    assert capsys.readouterr().err == "redlock: this process can't start a thread\n"
 
 
 @pytest.mark.parametrize("name", ["LOG_FILE", "LOG_FILE_FILE", "HOLD", "HOLD_FILE"])
