@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from redlock._clock import now_ms
+from redlock._locking import held_leases
 from redlock._locking.local_wait_queue import LocalWaitQueue
 from redlock._transport import codec as wire
 from redlock._transport.node import PendingConnection, UnsuitableNode
@@ -21,7 +22,7 @@ from redlock._transport.reply_reader import UnreadableReply
 from redlock._transport.socket_errors import ConnectionFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from redlock._core.commands import Names
     from redlock._transport.codec import Codec
@@ -46,14 +47,13 @@ class WaitingConnections(Generic[C]):
     Args:
         nodes: The lock nodes, in their order.
         codec: Knows the keys of the wake-ups.
-        new_signal: See `LocalWaitQueue`.
+        local_queue: The queue inside this process.
     """
 
-    def __init__(self, nodes: Sequence[Node], codec: Codec, new_signal: Callable[[], object]) -> None:
+    def __init__(self, nodes: Sequence[Node], codec: Codec, local_queue: LocalWaitQueue) -> None:
         self.nodes = nodes
         self.codec = codec
-        self.local_queue = LocalWaitQueue(new_signal)
-        """The queue inside this process."""
+        self.local_queue = local_queue
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -126,7 +126,7 @@ class WaiterPool(WaitingConnections["Exchange"]):
     """The waiting connections of a client for threads."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
-        super().__init__(nodes, codec, SimpleQueue)
+        super().__init__(nodes, codec, LocalWaitQueue(SimpleQueue, held_leases.owner))
 
     def borrow(self, node: Node, seconds: float) -> Exchange | None:
         """A connection for a wait; None if no connection is ready in this time.

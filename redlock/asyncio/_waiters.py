@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from redlock._locking import held_leases
+from redlock._locking.local_wait_queue import LocalWaitQueue
 from redlock._locking.waiter_pool import NODE_ERRORS, WaitingConnections
 from redlock._transport.asyncio import CLOSED
 from redlock._transport.loop_exchange import LoopExchange
@@ -30,7 +31,7 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
     """
 
     def __init__(self, nodes: Sequence[Node], codec: Codec, attempts: Container[Names], client: int) -> None:
-        super().__init__(nodes, codec, Signal)
+        super().__init__(nodes, codec, LocalWaitQueue(Signal))
         self._attempts, self._client = attempts, client
         self._is_closed = False
         self._reading: set[LoopExchange] = set()

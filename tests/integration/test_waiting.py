@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -313,6 +315,40 @@ def test_the_threads_of_a_process_are_one_waiter_in_a_fair_queue(nodes: Cluster,
     for thread in threads:
         thread.join()
     assert order == list(range(6))
+
+
+def test_a_signal_handler_waits_in_place_of_its_thread(
+    nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The waiter that the handler interrupts is before the handler, and can't move until the handler ends."""
+    # The nodes would end the read of the interrupted waiter.
+    monkeypatch.setattr(wait_queue, "READ_SECONDS", 200)
+    got: list[str] = []
+
+    def take(name: str) -> None:
+        with client.lock("x"):
+            got.append(name)
+
+    with client_of(nodes.urls, **LASTING) as other:
+        holder = other.lease("x")
+        holder.acquire(0)
+
+        def interrupt_and_release() -> None:
+            try:
+                eventually(lambda: blocked_clients(nodes.servers) == 1, "the waiter")
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                eventually(lambda: blocked_clients(nodes.servers) == 2, "the handler")
+            finally:
+                holder.release()
+
+        before = signal.signal(signal.SIGUSR1, lambda *_: take("handler"))
+        try:
+            thread = started(interrupt_and_release)
+            take("waiter")
+            thread.join()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert got == ["handler", "waiter"]
 
 
 def test_a_queued_thread_that_times_out_gets_the_holder(client: Redlock, nodes: Cluster) -> None:

@@ -424,8 +424,8 @@ _bug(
 _bug(
     "all threads of a process wait at the nodes",
     LOCAL,
-    "return self._first() is self",
-    "return True",
+    "return first is self or (",
+    "return True or (",
     f"{UNIT}local_wait_queue.py::test_it_is_first_come_first_served",
 )
 _bug(

@@ -108,6 +108,18 @@ def test_leaving_from_the_middle_delays_no_other() -> None:
     assert thread.at_the_front.wait(LONG)
 
 
+def test_a_signal_handler_is_before_the_waiter_it_interrupts() -> None:
+    queue = LocalWaitQueue(SimpleQueue, iter("abcb").__next__)
+    first, interrupted, after, handler = places = [queue.join(NAMES) for _ in range(4)]
+    assert [place.is_first for place in places] == [True, False, False, False]
+    first.leave()
+    assert [place.is_first for place in places[1:]] == [True, False, True]
+    assert [place.signal.empty() for place in places[1:]] == [False, True, False]
+    handler.leave()
+    interrupted.leave()
+    assert after.is_first
+
+
 def test_other_names_have_a_line_of_their_own() -> None:
     queue = LocalWaitQueue(SimpleQueue)
     places = [queue.join(names) for names in (NAMES, ("account:43",), (*NAMES, "account:43"))]

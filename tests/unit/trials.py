@@ -39,6 +39,8 @@ class Trial:
 
     def __init__(self, client: Redlock, timeout_ms: int | None = 5_000, names: tuple[str, ...] = NAMES) -> None:
         self.context, self.names = client._context, names
+        # As if each trial were in a thread of its own.
+        self.context.waiter_pool.local_queue._running = object
         self.granted: list[tuple[Grant, Any, int]] = []
         self.undone = 0
         lease = client.lease(names, ttl_ms=3_000, owner_label="me")
