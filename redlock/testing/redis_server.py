@@ -30,7 +30,7 @@ from redlock.testing._programs import executable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Cluster", "Server", "cluster", "die_with_parent", "executable", "free_port", "running"]
+__all__ = ["Cluster", "Server", "await_stop", "cluster", "die_with_parent", "executable", "free_port", "running"]
 
 _START_SECONDS = 10.0
 _REFUSED = ("-@admin", "-migrate", "-restore", "-restore-asking")
@@ -180,6 +180,7 @@ class Server:
     def freeze(self) -> None:
         """SIGSTOP: connections stay open, and the server answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+        await_stop(self.pid)
 
     def thaw(self) -> None:
         """SIGCONT: the server answers the requests that have come in since `freeze`."""
@@ -189,6 +190,13 @@ class Server:
         """Stop the server and remove its directory."""
         self.kill()
         self._directory.cleanup()
+
+
+def await_stop(pid: int) -> None:
+    """Wait until a child process has stopped: after SIGSTOP, threads on other processors go on for a moment."""
+    if hasattr(os, "waitid"):  # macOS has no such function before Python 3.13
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 def _reply(address: str | tuple[str, int], request: bytes) -> bytes | None:

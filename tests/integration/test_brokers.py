@@ -289,6 +289,7 @@ def test_a_silent_broker_holds_no_task_for_ever(rabbitmq: RabbitMQ, monkeypatch:
     delivery.requeue(1.0)
     server = rabbitmq._processes[-1]
     server.send_signal(signal.SIGSTOP)
+    redis_server.await_stop(server.pid)
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(delivery.requeue, 1.0)
         try:
