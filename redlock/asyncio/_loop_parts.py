@@ -3,8 +3,9 @@
 Invariants:
 1. Two loops share the health of the nodes, the fences that were seen, and the event log: values without I/O. A lease, a
    wait and a task belong to a single loop.
-2. Every task of `on_lost` is known to the parts of its loop, and `close` waits for the task. Inside such a task,
-   `close` does not wait for this task.
+2. Every task of `on_lost` is known to the client until its end, and every `close` in its loop waits for the task.
+   Inside such a task, `close` waits only for the other tasks of the parts that it closes itself. So no two such tasks
+   wait for each other.
 3. The parts of a loop that was closed without `close` are dropped when the client is used in another loop.
 """
 
@@ -52,7 +53,9 @@ class LoopParts:
         self.waiters = LoopWaiters(context.nodes, context.codec, self.window.attempts, id(context))
         self.waits = WaitRegistry(context.event_log, self.waiters, context.codec.prefix)
         self.renewal = LoopRenewal(self.connections)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.callbacks: set[asyncio.Future[None]] = set()
+        """The tasks of `on_lost` that have not ended."""
+        self._unfinished = context.unfinished
 
     def call(self, resource: str, function: Callable[[], object], context: Context) -> None:
         """Call a function of the application soon, in a task of its own, which awaits a coroutine function.
@@ -61,33 +64,23 @@ class LoopParts:
         """
         # Not by `create_task`: an eager task would call the function now. Python 3.10 has no argument for the context.
         task = context.run(asyncio.Task, _call(resource, function), loop=self.loop)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for tasks in (self.callbacks, self._unfinished):
+            task.add_done_callback(tasks.discard)
+            tasks.add(task)
 
-    async def close(self, seconds: float | None = None) -> None:
-        """Stop renewal, wait for releases and callbacks, and close the connections.
-
-        Args:
-            seconds: The time after which callbacks are cancelled; None for no limit.
-        """
-        self.renewal.close()
-        self.waits.publisher.close()
+    async def close(self) -> None:
+        """Stop renewal, wait for releases, and close the connections."""
+        closing: asyncio.Future[None] = self.loop.create_future()
         try:
+            self._unfinished.add(closing)
+            self.renewal.close()
+            self.waits.publisher.close()
             await self.connections.close()
-            await self._await_callbacks(seconds)
         finally:
+            self._unfinished.discard(closing)
+            closing.cancel()
             self.abandon()
             self.waiters.wake_all()
-
-    async def _await_callbacks(self, seconds: float | None) -> None:
-        left_out = {asyncio.current_task(), *_callbacks.get()}
-        while others := self._tasks - left_out:
-            _, late = await asyncio.wait(others, timeout=seconds)
-            if late:
-                for task in late:
-                    task.cancel()
-                await asyncio.wait(late, timeout=seconds)
-                left_out |= late
 
     def abandon(self) -> None:
         """Close the connections now, and report no more waits."""
@@ -119,6 +112,8 @@ class LoopContext(ClientContext):
     def __init__(self, options: ClientOptions) -> None:
         super().__init__(options)
         self._parts: dict[asyncio.AbstractEventLoop, LoopParts] = {}
+        self.unfinished: set[asyncio.Future[None]] = set()
+        """The tasks of `on_lost` that have not ended, and a future for each close of connections that is under way."""
 
     def parts(self) -> LoopParts:
         """The parts of the running loop.
@@ -142,12 +137,35 @@ class LoopContext(ClientContext):
         """
         return holder_of(self.nodes, resource, await self.parts().connections.run(protocol.inspect(resource)))
 
-    async def close(self) -> None:
-        """Close the parts of the running loop."""
+    async def close(self, seconds: float | None = None) -> None:
+        """Close the parts of the running loop, and wait for its callbacks.
+
+        Args:
+            seconds: The time after which callbacks are cancelled; None for no limit.
+        """
         self._drop_closed_loops()
-        parts = self._parts.pop(asyncio.get_running_loop(), None)
-        if parts is not None:
-            await parts.close()
+        loop, inside, own = asyncio.get_running_loop(), _callbacks.get(), list[LoopParts]()
+        left_out: set[asyncio.Future[None] | None] = set(inside)
+        while True:
+            # Again after each wait: a callback may have used the client, which makes new parts.
+            parts = self._parts.pop(loop, None)
+            if parts is not None:
+                await parts.close()
+                own.append(parts)
+            tasks = set().union(*(one.callbacks for one in own)) if inside else self._unfinished_in(loop)
+            others = tasks - left_out
+            if not others:
+                return
+            _, late = await asyncio.wait(others, timeout=seconds)
+            if late:
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late, timeout=seconds)
+                left_out |= late
+
+    def _unfinished_in(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Future[None]]:
+        # Loops in other threads change the set meanwhile.
+        return {future for future in list(self.unfinished) if future.get_loop() is loop}
 
     def _drop_closed_loops(self) -> None:
         for loop in [loop for loop in list(self._parts) if loop.is_closed()]:
@@ -155,16 +173,20 @@ class LoopContext(ClientContext):
             parts = self._parts.pop(loop, None)
             if parts is not None:
                 parts.abandon()
+        # A closed loop ends no task any more.
+        self.unfinished.difference_update([one for one in list(self.unfinished) if one.get_loop().is_closed()])
 
     def close_stopped_loops(self, seconds: float = _CALLBACK_SECONDS) -> None:
         """Close the parts of loops that do not run, from outside of a loop. Callbacks are cancelled after this time."""
         self._drop_closed_loops()
-        for loop in [loop for loop in list(self._parts) if not loop.is_running()]:
-            loop.run_until_complete(self._parts.pop(loop).close(seconds))
+        for loop in {*list(self._parts), *(future.get_loop() for future in list(self.unfinished))}:
+            if not loop.is_running():
+                loop.run_until_complete(self.close(seconds))
 
     def reset_after_fork(self) -> None:
         """In a forked child: the loops of the parent do not run here."""
         parts, self._parts = self._parts, {}
+        self.unfinished = set()
         for of_loop in parts.values():
             # They go on in the parent.
             of_loop.connections.executions.clear()

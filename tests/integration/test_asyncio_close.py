@@ -8,6 +8,7 @@ import contextlib
 import pytest
 
 from redlock import LockLost, RedlockError
+from redlock._transport.asyncio import LoopConnections
 from redlock.asyncio import Lease, Redlock
 from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, run, until
@@ -112,6 +113,52 @@ async def test_aclose_still_waits_for_other_callbacks(shared: Cluster) -> None:
         async with client.lock(NAME, max_hold=0.5, on_lost=slow), other:
             await until(lambda: len(ended) == 2, "both end", within=20)
     assert ended == ["slow", "closing"]
+
+
+@pytest.mark.parametrize("first", ["on_lost", "the body", "a task", "a cancelled task"])
+async def test_every_aclose_waits_for_the_callbacks(shared: Cluster, first: str) -> None:
+    client, ended = client_of(shared.urls, ttl=TTL), list[str]()
+    begun, is_second = asyncio.Event(), asyncio.Event()
+
+    async def on_lost(_: Lease) -> None:
+        if first == "on_lost":
+            await client.aclose()
+        begun.set()
+        await is_second.wait()
+        for _turn in range(_ITERATIONS):
+            await next_turn()
+        ended.append("on_lost")
+
+    with pytest.raises(LockLost):
+        async with client.lock(NAME, max_hold=0.5, on_lost=on_lost):
+            if first == "the body":
+                await client.aclose()
+            await asyncio.wait_for(begun.wait(), 100)
+    closing = asyncio.create_task(client.aclose() if "task" in first else next_turn())
+    await next_turn()
+    if first == "a cancelled task":
+        closing.cancel()
+    is_second.set()
+    await client.aclose()
+    assert ended == ["on_lost"]
+    await asyncio.wait({closing})
+
+
+async def test_a_callback_that_uses_the_client_leaves_no_connection(shared: Cluster) -> None:
+    client, used, begun = client_of(shared.urls, ttl=TTL), list[LoopConnections](), asyncio.Event()
+
+    async def on_lost(lease: Lease) -> None:
+        begun.set()
+        connections = lease._parts.connections
+        await until(lambda: connections.is_closed, "the client closes")
+        await client.holder(NAME)
+        used.append(client._context.parts().connections)
+
+    async with client:
+        with pytest.raises(LockLost):
+            async with client.lock(NAME, max_hold=0.5, on_lost=on_lost):
+                await asyncio.wait_for(begun.wait(), 100)
+    assert [connections.is_closed for connections in used] == [True]
 
 
 def test_the_end_of_a_stopped_loop_cancels_a_callback(shared: Cluster) -> None:

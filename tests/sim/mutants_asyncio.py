@@ -115,7 +115,7 @@ _bug(
     "self.ttl_ms if not self._lost and self._held() else 0",
 )
 # Owners.
-_bug("a background task has no owner", PARTS, "        self._tasks.add(task)\n", "")
+_bug("a background task has no owner", PARTS, "            tasks.add(task)\n", "            pass\n")
 _bug("a timer outlives its client", RENEWAL, "        self._is_closed = True\n        self._stop_timer()\n", "")
 _bug("a reader outlives its connection", SOCKETS, "                self._loop.remove_reader(exchange.sock)\n", "")
 _bug(
