@@ -285,6 +285,7 @@ class ConnectionSet(Mutex):
             del self._dropped[0]
 
     def abandon(self) -> None:
-        """Close all connections; the set must not be used again."""
+        """Close all connections. A thread that has waited for its turn meanwhile dials anew."""
         self._close_dropped(math.inf)
         self._sockets.abandon()
+        self._reset()

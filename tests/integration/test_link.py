@@ -12,6 +12,7 @@ import pytest
 
 from redlock import Lock, Outcome, Redlock
 from redlock._clock import now_ms
+from redlock._core import protocol
 from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._transport import codec
@@ -114,6 +115,23 @@ def test_a_closed_client_leaves_unsent_bytes_alone(nodes: Cluster) -> None:
             client.close()
         assert connections.is_settled
         connections.poll()
+
+
+def test_a_closed_set_serves_a_thread_that_has_waited_for_it(nodes: Cluster) -> None:
+    """The set was dialling a node when its client was closed, and the dial succeeds later."""
+    with client_of(nodes.urls, **LASTING) as client:
+        with frozen(nodes[0]):
+            assert client.holder("before") is None
+            (connections,) = client._context.pool._sets
+            (dial,) = connections._sockets._dials.values()
+            client.close()
+        assert dial.done.wait(100)
+        turn = connections.turn()
+        assert turn is not None
+        with turn:
+            connections.run(protocol.inspect("before"))
+            assert all(one.handle is not None for one in connections.state.all)
+            connections.abandon()
 
 
 @pytest.mark.parametrize("count", [1_100])
