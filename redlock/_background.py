@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from queue import Empty, SimpleQueue
@@ -15,9 +16,12 @@ from typing import TYPE_CHECKING
 
 from redlock import _log, _threads
 from redlock._clock import now_ms
+from redlock._mutex import Mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from redlock._mutex import Turn
 
 _NEVER = 1 << 62
 _IDLE_SECONDS = 60.0
@@ -103,7 +107,8 @@ class Callbacks:
 
     def __init__(self) -> None:
         self._waiting: SimpleQueue[tuple[str, Callable[[], object]]] = SimpleQueue()
-        self._places = threading.Semaphore(_MOST_CALLBACKS)
+        self._places = [Mutex() for _ in range(_MOST_CALLBACKS)]
+        """Each running thread has the turn of a place."""
 
     def call(self, resource: str, function: Callable[[], object]) -> None:
         """Call this function soon.
@@ -113,25 +118,24 @@ class Callbacks:
             function: May block and may raise any exception.
         """
         self._waiting.put((resource, function))
-        if self._places.acquire(blocking=False):
+        turn = self._free_place()
+        if turn is not None:
             try:
-                _threads.start_for_application(self._run, "redlock-on-lost")
-            except BaseException as error:
-                self._places.release()
-                if not isinstance(error, _threads.NoThread):
-                    raise
+                _threads.start_for_application(functools.partial(self._run, turn), "redlock-on-lost")
+            except _threads.NoThread as error:
+                turn.end()
                 # The caller has its own error to raise. The next call tries again, for this function too.
                 _log.failure("on-lost-failed", error, resource=resource)
 
-    def _run(self) -> None:
-        while True:
-            try:
+    def _free_place(self) -> Turn[Mutex] | None:
+        return next((turn for place in self._places if (turn := place.turn())), None)
+
+    def _run(self, turn: Turn[Mutex] | None) -> None:
+        while turn is not None:
+            with turn:
                 self._call_all()
-            finally:
-                self._places.release()
             # A callback that came after the last check found all places taken.
-            if self._waiting.empty() or not self._places.acquire(blocking=False):
-                return
+            turn = None if self._waiting.empty() else self._free_place()
 
     def _call_all(self) -> None:
         while True:

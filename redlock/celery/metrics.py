@@ -22,7 +22,7 @@ from redlock import _log
 from redlock._escaping import escape
 from redlock._mutex import Mutex
 from redlock._process import after_fork_in_child, is_alive
-from redlock.celery.task_registry import SLOTS, is_beyond_slots, own_slot
+from redlock.celery.task_registry import SLOTS, TURN_SECONDS, is_beyond_slots, own_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _MOST_OPEN = 10_000
 _BYTES = 8
-_TURN_SECONDS = 1.0
-"""The longest wait of a count for the counts of other threads. Then the event is not counted."""
-
 
 _PROCESS, _WAITERS = 0, 1
 """The first cells of a row: the id of its writing process, and the number of its waits."""
@@ -110,7 +107,7 @@ class Metrics:
         """Count an event of the log."""
         if is_beyond_slots():
             return
-        turn = self._mutex.turn(_TURN_SECONDS)
+        turn = self._mutex.turn(TURN_SECONDS)
         if turn is not None:
             with turn:
                 self._count(event, fields)

@@ -1,8 +1,9 @@
 """Sends the Celery events of a task's lock to Flower and other listeners: LOCK-WAITING, LOCK-ACQUIRED, LOCK-LOST.
 
 Invariants:
-1. A task never waits for an event and never fails because of an event. A bounded queue takes the events and drops the
-   excess; a daemon thread sends them. With an unreachable broker a direct send would block for seconds.
+1. A task never waits for an event and never fails because of an event, also after an exception from a signal handler.
+   A queue takes the events and drops the excess; a daemon thread sends them. With an unreachable broker a direct send
+   would block for seconds.
 2. The thread starts with the first event, hence after the fork, and uses a connection of Celery's own pool.
 3. Like Celery's own task events, these events need a worker with `-E` or `worker_send_task_events`. Tasks with
    `send_events=False`, direct calls and eager runs send none.
@@ -15,15 +16,15 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
 import time
 import weakref
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery.signals import worker_init
 
 from redlock import _log, _threads
+from redlock._background import Background
 from redlock._locking.caller_context import package_variable
 from redlock._process import after_fork_in_child
 from redlock.celery.owner_label import Attempt, attempt_of
@@ -171,38 +172,31 @@ class Sender:
 
     def reset_after_fork(self) -> None:
         """Discard the parent's thread and queue in a forked child."""
-        self._queue: queue.Queue[tuple[str, dict[str, object]]] = queue.Queue(_MOST_QUEUED)
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._queue: SimpleQueue[tuple[str, dict[str, object]]] = SimpleQueue()
+        self._background = Background("redlock-events", self._work)
 
     def put(self, hostname: str, event: dict[str, object]) -> None:
         """Queue an event for the thread. A full queue drops the event."""
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait((hostname, event))
-        if self._thread is None:
-            with self._starting:
-                # Without a thread, the next event tries again: no event may fail the task.
-                if self._thread is None:
-                    with contextlib.suppress(_threads.NoThread):
-                        self._thread = _threads.start(self._run, "redlock-events")
+        if self._queue.qsize() < _MOST_QUEUED:
+            self._queue.put((hostname, event))
+        # Without a thread, the next event tries again: no event may fail the task.
+        with contextlib.suppress(_threads.NoThread):
+            self._background.wake(0)
 
-    def _run(self) -> None:
-        while True:
-            batch = [self._queue.get()]
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    batch.append(self._queue.get_nowait())
-            app = self._app()
-            if app is None:
-                return
-            try:
-                self._send(app, batch)
-                time.sleep(_GATHER_SECONDS)
-            except Exception as error:  # noqa: BLE001 - each broker has its own errors; the thread must go on
-                _log.debug("events-dropped", count=len(batch), why=error)
-                time.sleep(_PAUSE_SECONDS)
-            # Otherwise this name would keep a discarded app alive until the next event.
-            del app
+    def _work(self) -> None:
+        batch = []
+        with contextlib.suppress(Empty):
+            while True:
+                batch.append(self._queue.get_nowait())
+        app = self._app()
+        if app is None or not batch:
+            return
+        try:
+            self._send(app, batch)
+            time.sleep(_GATHER_SECONDS)
+        except Exception as error:  # noqa: BLE001 - each broker has its own errors; the thread must go on
+            _log.debug("events-dropped", count=len(batch), why=error)
+            time.sleep(_PAUSE_SECONDS)
 
     @staticmethod
     def _send(app: Celery, batch: list[tuple[str, dict[str, object]]]) -> None:

@@ -5,18 +5,19 @@ Invariants:
    its slot of shared memory. In the other pools the main process has all entries itself.
 2. A write takes microseconds, needs no thread or file, and leaves nothing behind.
 3. The answer is the view of the process and needs no lock node. `redlock status` has the view of the nodes.
-4. Each slot has a single writing process, which holds a mutex during the write. A reader of a half-written slot reads
-   the slot again.
+4. Each slot has a single writing process, whose threads take turns. A reader of a half-written slot reads the slot
+   again.
 5. Entries of a dead child are not shown.
+6. A signal handler may end a write with an exception: no later write waits for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
 import struct
-import threading
 import time
 import weakref
 from collections import Counter
@@ -31,6 +32,7 @@ from redlock import _log
 from redlock._escaping import bounded_label, excerpt
 from redlock._locking.caller_context import package_variable
 from redlock._locking.wait_report import iso
+from redlock._mutex import Mutex
 from redlock._process import after_fork_in_child, is_alive
 from redlock.celery import task_events
 
@@ -48,6 +50,8 @@ _SLOT_BYTES = 16_384
 _HEAD = struct.Struct("<III")
 """A sequence number that is odd during a write, the writer's process id, and the number of bytes that follow."""
 _TRIES = 20
+TURN_SECONDS = 1.0
+"""The longest wait for the writes of other threads. Then the write is left out."""
 _LONGEST_RESOURCE = 2_048
 """The most characters of the locked names together: every entry must fit into a slot, or it would not be shown."""
 
@@ -102,7 +106,7 @@ class TaskLockRegistry:
 
     def reset_after_fork(self) -> None:
         """Discard the parent's entries in a forked child."""
-        self._lock = threading.Lock()
+        self._mutex = Mutex()
         # Weak references: a signal may keep a run from removing its entry, which must not be shown for ever.
         # The upkeep of a weak dictionary would be a third of the cost of a run here.
         self._entries: dict[weakref.ref[TaskLockEntry], dict[str, object]] = {}
@@ -113,25 +117,25 @@ class TaskLockRegistry:
 
     def show(self, entry: TaskLockEntry, shown: dict[str, object]) -> None:
         """Add or update an entry."""
-        with self._lock:
-            if not entry.is_over:
+        with self._mutex.turn(TURN_SECONDS) or contextlib.nullcontext() as turn:
+            if turn and not entry.is_over:
                 self._entries[weakref.ref(entry, self._gone)] = shown
                 self._write()
 
     def hide(self, entry: TaskLockEntry) -> None:
         """Remove an entry for good."""
-        with self._lock:
-            entry.is_over = True
+        entry.is_over = True
+        with self._mutex.turn(TURN_SECONDS) or contextlib.nullcontext() as turn:
             self._entries.pop(weakref.ref(entry), None)
-            self._write()
+            if turn:
+                self._write()
 
     def _gone(self, torn: weakref.ref[TaskLockEntry]) -> None:
         self._entries.pop(torn, None)
 
     def listed(self) -> list[dict[str, Any]]:
         """All entries, the oldest first. Each wait has its position among the waits of this worker."""
-        with self._lock:
-            found: list[dict[str, Any]] = [dict(shown) for shown in self._entries.values()]
+        found: list[dict[str, Any]] = [dict(shown) for shown in self._entries.copy().values()]
         if self._memory is not None:
             for slot in range(SLOTS):
                 found += self._read(self._memory, slot)

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
+import queue
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
+from celery import Celery
 
+import redlock
 from redlock import Lease, Lock, LockContended, Redlock
+from redlock._background import Callbacks
 from redlock._transport import pending_releases, threads
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock.celery.metrics import Metrics
+from redlock.celery.task_events import Sender
+from redlock.celery.task_registry import TaskLockEntry, TaskLockRegistry
 from redlock.testing.redis_server import Cluster
 from tests.integration.tools import LASTING, client_of, eventually, raws
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
 TTL, MAX_TTL = 8.0, 60.0
+APP = Celery(set_as_current=False, broker="memory://")
 _SENDING = {"_start_operation", "_send_round", "begin", "flush", "note_round", "request", "write"}
 _RECEIVING = {"_collect", "_finish_round", "_pump", "_voted", "cast", "finish", "is_over", "receive", "votes_in"}
 
@@ -183,18 +193,74 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
     stricken.is_as_good_as_new()
 
 
-def test_an_exception_in_any_count_does_not_stop_the_counting() -> None:
-    def count() -> None:
-        metrics.record("acquired", {"resource": "a", "fence": 7, "rounds": 1, "waited_ms": 30})
+_OVER = threading.Event()
+Report: TypeAlias = tuple[Callable[[], object], Callable[[], object]]
+"""A report of a task's lock, and a value that each report changes."""
 
+
+def counts() -> Report:
     metrics = Metrics([])
-    for number in range(len(instructions(count))):
-        with suppress(Interrupted):
-            Tracer(number).run(count)
-        before = metrics.text()
-        with ThreadPoolExecutor(1) as other:
-            other.submit(count).result(100)
-        assert metrics.text() != before, f"after an exception at instruction {number} nothing is counted"
+    return lambda: metrics.record("refused", {}), metrics.text
+
+
+def entries() -> Report:
+    registry, shown = TaskLockRegistry(), list[TaskLockEntry]()
+
+    def show() -> None:
+        shown.append(TaskLockEntry(None))
+        registry.show(shown[-1], {"since": "", "state": "holds", "number": id(shown[-1])})
+        if len(shown) > 1:
+            registry.hide(shown.pop(0))
+
+    return show, registry.listed
+
+
+def events() -> Report:
+    sent: list[object] = []
+
+    class WithoutBroker(Sender):
+        """Its thread sends nothing."""
+
+        @staticmethod
+        def _send(_: object, batch: list[tuple[str, dict[str, object]]]) -> None:
+            sent.extend(batch)
+
+    sender = WithoutBroker(APP)
+    return lambda: sender.put("w@h", {"type": "task-lock-lost"}), lambda: len(sent)
+
+
+def losses() -> Report:
+    """The threads for callbacks are all in use, because a thread whose start was interrupted may be lost."""
+    _OVER.clear()
+    callbacks = Callbacks()
+    for _ in range(20):
+        callbacks.call("a", lambda: _OVER.wait(100))
+    return lambda: callbacks.call("a", list), callbacks._waiting.qsize
+
+
+def differs(seen: Callable[[], object], before: object) -> bool:
+    """Whether the value has changed."""
+    return seen() != before
+
+
+@pytest.mark.parametrize("reports", [counts, entries, events, losses])
+def test_an_exception_in_any_report_stops_no_later_one(
+    reports: Callable[[], Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also inside of Python's own classes for threads, which are partly written in Python."""
+    traced = (str(Path(redlock.__file__).parent), queue.__file__, threading.__file__)
+    monkeypatch.setattr("tests.integration.tracer._PACKAGE", traced)
+    report, seen = reports()
+    report()
+    eventually(seen, "the first report")
+    with ThreadPoolExecutor(1) as other:
+        for number in range(len(instructions(report))):
+            with suppress(Interrupted):
+                Tracer(number).run(report)
+            before = seen()
+            other.submit(report).result(100)
+            eventually(functools.partial(differs, seen, before), f"a report after instruction {number}", every=0)
+    _OVER.set()
 
 
 @pytest.mark.long

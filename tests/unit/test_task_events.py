@@ -168,15 +168,15 @@ def test_events_beyond_the_limit_are_dropped_silently(monkeypatch: pytest.Monkey
 
 
 def test_nothing_is_made_before_there_is_something_to_tell() -> None:
-    assert Sender(APP)._thread is None
+    assert not Sender(APP)._background._running.locked()
 
 
 def test_a_forked_child_starts_anew() -> None:
     sender = Sender(APP)
-    sender._thread = threading.current_thread()
-    sender.put("w1@h", {"type": "task-lock-waiting", "uuid": "1"})
-    sender.reset_after_fork()
-    assert sender._thread is None
+    with sender._background._running:
+        sender.put("w1@h", {"type": "task-lock-waiting", "uuid": "1"})
+        sender.reset_after_fork()
+    assert not sender._background._running.locked()
     assert sender._queue.empty()
 
 
