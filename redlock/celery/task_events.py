@@ -10,7 +10,9 @@ Invariants:
 4. A release sends no event: a hard time limit leaves 100 ms, and the event of the task's end follows.
 5. Field names of the lock's events begin with `lock_`. Other names could overwrite fields of the task in Celery's event
    state (celery/events/state.py).
-6. An expired copy sends Celery's own event, because Celery does not see the end of this run.
+6. The state of a lock follows STARTED and precedes REVOKED, in every process that imports this module. For Celery a
+   custom state comes after REVOKED, so a revoked task would keep the state of its lock.
+7. An expired copy sends Celery's own event, because Celery does not see the end of this run.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import weakref
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from celery import states
 from celery.signals import worker_init
 
 from redlock import _log, _threads
@@ -44,6 +47,11 @@ _AGAIN_SECONDS = 1.0
 """The shortest time between two waiting events, for a lock whose holder changes often."""
 _PAUSE_SECONDS = 1.0
 """The pause after a failure, so that an unreachable broker causes few attempts."""
+
+_STATES = ("LOCK-WAITING", "LOCK-ACQUIRED", "LOCK-LOST")
+"""The states of a task in Flower. Celery makes them from the names of the events."""
+_order = states.PRECEDENCE_LOOKUP
+_order.update(dict.fromkeys(_STATES, (_order[states.REVOKED] + _order[states.STARTED]) / 2))
 
 _worker_sends = False
 _listeners: ContextVar[tuple[WaitListener, ...]] = package_variable("redlock_wait_listeners", ())

@@ -99,6 +99,8 @@ def test_a_running_task_shows_its_lock_and_the_loss(fixture: WorkerFixture, flow
     flower.shows(task, "LOCK-LOST")
     assert flower.counted("task-lock-lost", f"{HOLDING}.sleep") == 1
     assert fixture.state(task) == "STARTED", "it runs all the same"
+    fixture.sender.control.revoke(task, terminate=True)
+    flower.shows(task, "REVOKED")
 
 
 def test_an_expired_copy_is_shown_as_revoked(fixture: WorkerFixture, flower: Flower) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from celery import Celery
+from celery.events.state import State
 
 from redlock import Lease, _log
 from redlock.celery import expiry, task_events
@@ -205,3 +206,20 @@ def test_a_copy_that_waits_for_its_first_copy_tells_nothing(
     assert sent == ["id-12@w2 since 1 (01234567)"]
     emitter_for(in_a_worker(retries=1), "all").waiting("account:42", "id-1@w2 since 1")
     assert sent[1:] == ["id-1@w2 since 1"], "a retry waits for its earlier attempt"
+
+
+@pytest.mark.parametrize("last", ["waiting", "acquired", "lost"])
+def test_the_end_of_a_task_replaces_the_state_of_its_lock(last: str) -> None:
+    """Also the event of a revoked task, which is no later one for Celery than the event of a state of its own."""
+    seen = State()
+
+    def shown(*kinds: str) -> str:
+        for kind in kinds:
+            event = {"type": f"task-{kind}", "uuid": "1", "hostname": "w@h", "timestamp": 1.0, "local_received": 1.0}
+            seen.event(event | {"clock": 1, "pid": 1, "utcoffset": 0})
+        return str(seen.tasks["1"].state)
+
+    assert shown("received", "started", f"lock-{last}") == f"LOCK-{last.upper()}"
+    assert shown("started") == f"LOCK-{last.upper()}"
+    assert shown("revoked", f"lock-{last}") == "REVOKED"
+    assert shown("succeeded") == "SUCCESS"
