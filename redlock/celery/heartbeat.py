@@ -35,6 +35,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is
 
     def __init__(self, consumer: Any, **options: Any) -> None:  # noqa: ANN401 - Celery is untyped
         self._settings = of_conf(consumer.app.conf)
+        self._worker = str(consumer.hostname)
         self._next: Any = None
         self._failed: set[str] = set()
         super().__init__(consumer, **options)
@@ -62,7 +63,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is
         if self._settings.heartbeat_file:
             self._write(self._settings.heartbeat_file, "")
         if self._settings.metrics_file:
-            self._write(self._settings.metrics_file, "".join(metrics.text() for metrics in _metrics))
+            self._write(self._settings.metrics_file, "".join(metrics.text(self._worker) for metrics in _metrics))
 
     def _write(self, name: str, text: str) -> None:
         try:

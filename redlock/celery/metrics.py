@@ -3,6 +3,7 @@
 Invariants:
 1. The children of a prefork worker count in shared memory, so the counts outlive a child.
 2. The main process writes the sums to a file for node_exporter's textfile collector, without a port or a package.
+   Each series has the worker's name as a label.
 3. The counts come from the log's events (`_log.watch`). Without a metrics file no event is watched or counted.
 4. Each process adds in its own row, the main process in the first one, and the text has only sums. Counters only grow
    while the worker lives. Children beyond the last slot count nothing.
@@ -173,14 +174,18 @@ class Metrics:
         slot = own_slot()
         return 0 if slot is None else (1 + slot) * self._width
 
-    def text(self) -> str:
-        """All metrics in Prometheus' text format."""
-        return "".join(f"{line}\n" for line in self._lines())
+    def text(self, worker: str) -> str:
+        """All metrics in Prometheus' text format.
 
-    def _lines(self) -> Iterator[str]:
+        Args:
+            worker: The worker's name, a label of each series: Prometheus refuses a series that two files have.
+        """
+        return "".join(f"{line}\n" for line in self._lines(f'worker="{_escaped(worker)}"'))
+
+    def _lines(self, worker: str) -> Iterator[str]:
         yield f"# HELP redlock_waiters {_WAITERS_HELP}"
         yield "# TYPE redlock_waiters gauge"
-        yield f"redlock_waiters {self._waiters()}"
+        yield f"redlock_waiters{{{worker}}} {self._waiters()}"
         sums = [sum(self._cells[place :: self._width]) for place in range(self._width)]
         last = ""
         for figure, place in sorted(self._counters.items()):
@@ -188,8 +193,8 @@ class Metrics:
                 last = figure.name
                 yield f"# HELP {last} {_HELP[last]}"
                 yield f"# TYPE {last} counter"
-            labels = f'{{{figure.label}="{_escaped(figure.value)}"}}' if figure.label else ""
-            yield f"{figure.name}{labels} {sums[place]:.0f}"
+            more = f',{figure.label}="{_escaped(figure.value)}"' if figure.label else ""
+            yield f"{figure.name}{{{worker}{more}}} {sums[place]:.0f}"
         for name, first in self._times.items():
             yield f"# HELP {name} {_TIMES[name]}"
             yield f"# TYPE {name} histogram"
@@ -197,9 +202,9 @@ class Metrics:
             for number, bound in enumerate((*_BOUNDS, float("inf"))):
                 count += sums[first + number]
                 limit = "+Inf" if number == len(_BOUNDS) else f"{bound:g}"
-                yield f'{name}_bucket{{le="{limit}"}} {count:.0f}'
-            yield f"{name}_sum {sums[first + len(_BOUNDS) + 1]:.6f}"
-            yield f"{name}_count {count:.0f}"
+                yield f'{name}_bucket{{{worker},le="{limit}"}} {count:.0f}'
+            yield f"{name}_sum{{{worker}}} {sums[first + len(_BOUNDS) + 1]:.6f}"
+            yield f"{name}_count{{{worker}}} {count:.0f}"
 
 
 def start_counting(nodes: Sequence[str]) -> Metrics:

@@ -200,7 +200,7 @@ Report: TypeAlias = tuple[Callable[[], object], Callable[[], object]]
 
 def counts() -> Report:
     metrics = Metrics([])
-    return lambda: metrics.record("refused", {}), metrics.text
+    return lambda: metrics.record("refused", {}), lambda: metrics.text("w@h")
 
 
 def entries() -> Report:

@@ -226,7 +226,7 @@ def test_the_life_of_a_lock_leaves_no_trace_of_the_secret(
         with client.lock("name") as lease:
             target = force_release.target(client, "name")
             assert target is not None
-            said += [client, client.lock("name"), lease, target, client.holder("name"), figures.text()]
+            said += [client, client.lock("name"), lease, target, client.holder("name"), figures.text("w@h")]
             assert lease.owner not in repr(target) + repr(lease) + repr(
                 lease.__dict__ if hasattr(lease, "__dict__") else ""
             )

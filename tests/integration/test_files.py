@@ -64,7 +64,7 @@ def test_a_heartbeat_follows_no_link_beside_its_target(shared: Path, victim: Pat
     app = Celery("files")
     app.conf.redlock_heartbeat_file = str(shared / "heartbeat")
     app.conf.redlock_metrics_file = str(shared / "lock.prom")
-    HeartbeatStep(SimpleNamespace(app=app)).beat()
+    HeartbeatStep(SimpleNamespace(app=app, hostname="w@h")).beat()
     assert (shared / "heartbeat").is_file()
     assert (shared / "lock.prom").is_file()
 
@@ -96,7 +96,7 @@ def test_a_device_is_not_replaced(tmp_path: Path, mode: int, is_link: bool) -> N
         name.symlink_to(place)
     app = Celery("files")
     app.conf.redlock_heartbeat_file = str(name)
-    HeartbeatStep(SimpleNamespace(app=app)).beat()
+    HeartbeatStep(SimpleNamespace(app=app, hostname="w@h")).beat()
     with pytest.raises(FileExistsError):
         _files.replace(name, "new")
     assert stat.S_IFMT(name.stat().st_mode) == mode

@@ -16,10 +16,11 @@ POLICIES = "tests.integration.apps.policies"
 
 
 def figures(path: Path) -> dict[str, float]:
-    """The metrics in a file by name; the value of a label follows the name."""
+    """The metrics in a file by name; the value of a label follows the name. All are of the same worker."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(path.read_text() if path.exists() else ""):
         for sample in family.samples:
+            assert "@" in sample.labels.pop("worker")
             found["/".join([sample.name, *sample.labels.values()])] = sample.value
     return found
 

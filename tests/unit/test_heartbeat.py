@@ -14,6 +14,7 @@ from redlock.celery.heartbeat import HeartbeatStep
 from redlock.settings import EXPOSED
 
 HEART, METRICS = "/run/heart", "/run/metrics.prom"
+TEXT = "a of w1@h\nb of w1@h\n"
 
 
 class Timer:
@@ -35,7 +36,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     files: list[tuple[str, str]] = []
     monkeypatch.setattr("redlock._files.replace", lambda name, text: files.append((name, text)))
     monkeypatch.setattr(
-        heartbeat, "_metrics", [SimpleNamespace(text=lambda: "a 1\n"), SimpleNamespace(text=lambda: "b 2\n")]
+        heartbeat,
+        "_metrics",
+        [SimpleNamespace(text=lambda worker, name=name: f"{name} of {worker}\n") for name in "ab"],
     )
     return files
 
@@ -49,7 +52,7 @@ def app_with(**settings: object) -> Celery:
 
 def step_with(**settings: object) -> tuple[HeartbeatStep, Any]:
     """The step of an app with these settings, and its consumer."""
-    consumer = SimpleNamespace(app=app_with(**settings), timer=Timer())
+    consumer = SimpleNamespace(app=app_with(**settings), timer=Timer(), hostname="w1@h")
     return HeartbeatStep(consumer), consumer
 
 
@@ -58,8 +61,8 @@ def step_with(**settings: object) -> tuple[HeartbeatStep, Any]:
     [
         ({}, []),
         ({"redlock_heartbeat_file": HEART}, [(HEART, "")]),
-        ({"redlock_metrics_file": METRICS}, [(METRICS, "a 1\nb 2\n")]),
-        ({"redlock_heartbeat_file": HEART, "redlock_metrics_file": METRICS}, [(HEART, ""), (METRICS, "a 1\nb 2\n")]),
+        ({"redlock_metrics_file": METRICS}, [(METRICS, TEXT)]),
+        ({"redlock_heartbeat_file": HEART, "redlock_metrics_file": METRICS}, [(HEART, ""), (METRICS, TEXT)]),
     ],
 )
 def test_each_file_that_a_setting_names_is_written(

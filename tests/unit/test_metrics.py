@@ -23,10 +23,11 @@ def counted() -> Metrics:
 
 
 def figures(counted: Metrics) -> dict[str, float]:
-    """Each figure by its name and the value of its label."""
+    """Each figure by its name and the value of its label, without that of the worker."""
     found: dict[str, float] = {}
-    for family in text_string_to_metric_families(counted.text()):
+    for family in text_string_to_metric_families(counted.text("celery@h")):
         for sample in family.samples:
+            assert sample.labels.pop("worker") == "celery@h", sample
             found["/".join([sample.name, *sample.labels.values()])] = sample.value
     return found
 
@@ -40,6 +41,17 @@ def test_every_figure_is_there_from_the_start_and_is_zero(counted: Metrics) -> N
     found = figures(counted)
     assert set(found.values()) == {0.0}
     assert {"redlock_acquired_total/2", "redlock_lost_total", "redlock_votes_missing_total/h:1"} <= set(found)
+
+
+def test_no_two_workers_have_a_series_in_common(counted: Metrics) -> None:
+    """Prometheus' clients refuse a host that shows the same series twice, with whatever values."""
+
+    def series(worker: str) -> set[str]:
+        return {line.rpartition(" ")[0] for line in counted.text(worker).splitlines() if not line.startswith("#")}
+
+    assert series("celery@h")
+    assert not series("celery@h") & series('"w2"@h')
+    assert 'redlock_waiters{worker="\\"w2\\"@h"}' in series('"w2"@h')
 
 
 def test_elections_are_counted_by_their_rounds(counted: Metrics) -> None:
@@ -182,4 +194,4 @@ def test_a_forked_child_holds_nothing_of_its_parents(counted: Metrics) -> None:
 
 def test_a_line_break_in_a_label_stays_in_its_line(counted: Metrics) -> None:
     assert "redlock_votes_missing_total//run/a\\n# HELP x.sock" in figures(counted)
-    assert not any(line.startswith("# HELP x") for line in counted.text().splitlines())
+    assert not any(line.startswith("# HELP x") for line in counted.text("w@h").splitlines())
