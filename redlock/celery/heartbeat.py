@@ -7,10 +7,13 @@ Invariants:
 1. The consumer's own timer in the main process drives the writes. So they stop when the consumer hangs or loses its
    broker, and need no thread. A health check by `inspect ping` costs seconds of processor time.
 2. A file is replaced as a whole, never half written. A failed write is logged and fails no task.
+3. A worker that stops removes its metrics file. The file of a killed worker stays.
 """
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 from celery import bootsteps
@@ -51,12 +54,18 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is
         self._next = consumer.timer.call_after(SECONDS, self.start, (consumer,))
 
     def stop(self, _consumer: Any) -> None:  # noqa: ANN401 - Celery is untyped
-        """Stop, because the consumer has lost its broker or the worker ends."""
+        """Stop, because the consumer has lost its broker."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
 
-    shutdown = stop
+    def shutdown(self, consumer: Any) -> None:  # noqa: ANN401 - Celery is untyped
+        """Stop, because the worker ends. Otherwise node_exporter would show its last waiters for ever."""
+        self.stop(consumer)
+        metrics = Path(self._settings.metrics_file)
+        with contextlib.suppress(OSError):
+            if metrics.is_file():
+                metrics.unlink()
 
     def beat(self) -> None:
         """Write the files that the settings name."""

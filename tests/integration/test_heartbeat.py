@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,9 @@ def test_the_metrics_agree_with_the_log_across_children(
     assert found["redlock_wait_seconds_bucket/+Inf"] == found["redlock_wait_seconds_count"]
     assert found["redlock_hold_seconds_sum"] > 0
     assert found["redlock_lost_total"] == 0
+    worker.signal(signal.SIGTERM)
+    worker.process.wait(60)
+    assert not path.exists(), "otherwise its last number of waiters would be shown for ever"
 
 
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
