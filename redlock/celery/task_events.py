@@ -181,12 +181,16 @@ class Sender:
     def reset_after_fork(self) -> None:
         """Discard the parent's thread and queue in a forked child."""
         self._queue: SimpleQueue[tuple[str, dict[str, object]]] = SimpleQueue()
+        self._dropped = 0
+        """The events that found the queue full since the last message."""
         self._background = Background("redlock-events", self._work)
 
     def put(self, hostname: str, event: dict[str, object]) -> None:
-        """Queue an event for the thread. A full queue drops the event."""
+        """Queue an event for the thread. A full queue drops the event, and the thread logs the number of these."""
         if self._queue.qsize() < _MOST_QUEUED:
             self._queue.put((hostname, event))
+        else:
+            self._dropped += 1
         # Without a thread, the next event tries again: no event may fail the task.
         with contextlib.suppress(_threads.NoThread):
             self._background.wake(0)
@@ -199,6 +203,9 @@ class Sender:
         app = self._app()
         if app is None or not batch:
             return
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            _log.debug("events-dropped", count=dropped, why="the broker takes them too slowly")
         try:
             self._send(app, batch)
             time.sleep(_GATHER_SECONDS)

@@ -155,17 +155,27 @@ def test_a_worker_without_task_events_tells_nobody(
     assert emitter_for(in_a_worker(), "all") is NO_EVENTS
 
 
-def test_events_beyond_the_limit_are_dropped_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_beyond_the_limit_are_dropped_and_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """No thread empties the queue, as at the limit of a container."""
 
     def start_nothing(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start_nothing)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    caplog.set_level("DEBUG", "redlock")
+    sent: list[object] = []
+    monkeypatch.setattr(Sender, "_send", staticmethod(lambda _app, batch: sent.extend(batch)))
     sender = Sender(APP)
     for number in range(1_500):
         sender.put("w1@h", {"type": "task-lock-waiting", "uuid": str(number)})
     assert sender._queue.qsize() == 1_000
+    for _ in range(2):
+        sender._work()
+    assert len(sent) == 1_000
+    assert caplog.messages == ["events-dropped count=500 why='the broker takes them too slowly'"], "counted once"
 
 
 def test_nothing_is_made_before_there_is_something_to_tell() -> None:
