@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import queue
 import threading
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from redlock import _log, _threads
@@ -42,7 +42,8 @@ class Background:
         self._work = work
         self._running = threading.Lock()
         """Held by the running thread, and by no other thread."""
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._bell: queue.SimpleQueue[None]
+        self._new_bell()
         self._wakes_ms = _NEVER
         """When the thread works again without a wake-up."""
         self._stopped = False
@@ -58,6 +59,9 @@ class Background:
             # The thread has ended meanwhile, and may not have heard the bell.
         _threads.start(self._run, self._name)
 
+    def _new_bell(self) -> None:
+        self._bell = queue.SimpleQueue()
+
     def stop(self) -> None:
         """End the thread soon, without waiting for it."""
         self._stopped = True
@@ -67,6 +71,8 @@ class Background:
         # Run again if work came after the last check: then `wake` rang the bell and started no other thread.
         while self._running.acquire(blocking=False):
             try:
+                # gevent or eventlet may have replaced the class. A lost ring is harmless: work comes before sleep.
+                self._new_bell()
                 self._until_idle()
             finally:
                 self._wakes_ms = _NEVER
@@ -97,7 +103,7 @@ class Background:
                 self._bell.get(timeout=seconds)
             else:
                 self._bell.get_nowait()
-        except Empty:
+        except queue.Empty:
             return False
         return True
 
@@ -106,7 +112,7 @@ class Callbacks:
     """Calls functions of the application in separate threads, a few at a time. A slow function delays nothing else."""
 
     def __init__(self) -> None:
-        self._waiting: SimpleQueue[tuple[str, Callable[[], object]]] = SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[str, Callable[[], object]]] = queue.SimpleQueue()
         self._places = [Mutex() for _ in range(_MOST_CALLBACKS)]
         """Each running thread has the turn of a place."""
 
@@ -141,7 +147,7 @@ class Callbacks:
         while True:
             try:
                 resource, function = self._waiting.get_nowait()
-            except Empty:
+            except queue.Empty:
                 return
             try:
                 result = function()

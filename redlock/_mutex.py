@@ -12,8 +12,8 @@ Invariants:
 
 from __future__ import annotations
 
+import queue
 import weakref
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Mutex:
     """Gives a single turn at a time, to any thread."""
 
     def __init__(self) -> None:
-        self.free: SimpleQueue[_Permit | weakref.ref[_Permit]] = SimpleQueue()
+        self.free: queue.SimpleQueue[_Permit | weakref.ref[_Permit]] = queue.SimpleQueue()
         """The permit while the mutex is free; a dead reference if the permit was dropped."""
         self.free.put(self._new_permit())
 
@@ -73,6 +73,6 @@ class Mutex:
         """The turn; None if the mutex does not become free within this time."""
         try:
             permit = self.free.get(timeout=seconds) if seconds > 0 else self.free.get_nowait()
-        except Empty:
+        except queue.Empty:
             return None
         return Turn(self, permit if type(permit) is _Permit else self._new_permit())

@@ -57,7 +57,8 @@ class Lock:
         self.names = names
         self._context = context
         self._options = options
-        self._local: Any = threading.local() if options.thread_local else SimpleNamespace(leases=[])
+        if not options.thread_local:
+            self._local: Any = SimpleNamespace(leases=[])
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(misuse.NO_COPY_OF_LOCK)
@@ -133,7 +134,9 @@ class Lock:
         try:
             leases: list[Lease] = self._local.leases
         except AttributeError:
-            leases = self._local.leases = []
+            # Not before: gevent or eventlet can replace the class, for example in a worker with a preloaded module.
+            local = self.__dict__.setdefault("_local", threading.local())
+            leases = local.leases = []
         return leases
 
     @property

@@ -10,7 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
-from queue import SimpleQueue
+import queue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from redlock._clock import now_ms
@@ -126,7 +126,8 @@ class WaiterPool(WaitingConnections["Exchange"]):
     """The waiting connections of a client for threads."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
-        super().__init__(nodes, codec, LocalWaitQueue(SimpleQueue, held_leases.owner))
+        queues = LocalWaitQueue(lambda: queue.SimpleQueue(), held_leases.owner)  # noqa: PLW0108 - gevent replaces it
+        super().__init__(nodes, codec, queues)
 
     def borrow(self, node: Node, seconds: float) -> Exchange | None:
         """A connection for a wait; None if no connection is ready in this time.

@@ -133,27 +133,31 @@ class _Resolution:
         except UnicodeError:
             self.error = OSError("its name can't be resolved")
         finally:
-            _running.pop(self._place, None)
-            self.done.set()
+            self.end()
+
+    def end(self) -> None:
+        """Let the callers go on, and the next caller ask again."""
+        _running.pop(self._place, None)
+        self.done.set()
 
 
 _running: dict[tuple[str, int], _Resolution] = {}
-_starting = threading.Lock()
 
 
 def _addresses(host: str, port: int, until: float) -> list[_Address]:
     with suppress(OSError, UnicodeError):
         return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
-    with _starting:
-        resolution = _running.get((host, port))
-        if resolution is None:
-            resolution = _running[host, port] = _Resolution(host, port)
-            try:
-                _threads.start(resolution.run, f"redlock-resolve-{host}")
-            except BaseException:
-                # Without a thread the resolution would never be over, and nobody would ask again.
-                _running.pop((host, port), None)
-                raise
+    new = _Resolution(host, port)
+    # Not with a mutex: a greenlet that starts a thread lets other greenlets run, and they would wait for the mutex.
+    resolution = _running.setdefault((host, port), new)
+    if resolution is new:
+        try:
+            _threads.start(new.run, f"redlock-resolve-{host}")
+        except BaseException:
+            # Without a thread the resolution would never be over, and no caller would ask again.
+            new.error = OSError("its name was not resolved")
+            new.end()
+            raise
     if not resolution.done.wait(_left(until)):
         raise TimeoutError("timed out")
     if resolution.error is not None:
@@ -161,11 +165,5 @@ def _addresses(host: str, port: int, until: float) -> list[_Address]:
     return resolution.addresses
 
 
-def _forget() -> None:
-    """In a forked child: the parent's threads are not there."""
-    global _starting  # noqa: PLW0603 - another thread of the parent may hold the old lock for ever
-    _starting = threading.Lock()
-    _running.clear()
-
-
-after_fork_in_child(_forget)
+# The child has no thread of its parent.
+after_fork_in_child(_running.clear)

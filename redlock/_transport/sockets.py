@@ -5,8 +5,8 @@ Invariants: no thread per node.
 
 from __future__ import annotations
 
+import queue
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
@@ -41,7 +41,7 @@ class Sockets:
         self._readiness = Readiness()
         self.wait = self._readiness.wait
         self._dials: dict[NodeConnection, PendingConnection] = {}
-        self._ended_dials: SimpleQueue[None] = SimpleQueue()
+        self._ended_dials: queue.SimpleQueue[None] = queue.SimpleQueue()
         """A hint that a dial has ended."""
 
     def receive(self, ready: Sequence[tuple[int, int]]) -> int:
@@ -105,7 +105,7 @@ class Sockets:
 
     def await_dial(self, wait_ms: int) -> None:
         """Wait until a dial has ended, at most this long."""
-        with suppress(Empty):
+        with suppress(queue.Empty):
             self._ended_dials.get(timeout=wait_ms / 1000)
 
     def _adopt_ended(self) -> None:
