@@ -3,9 +3,9 @@
 Invariants:
 1. Only a signal to the main thread interrupts a blocking call. So tasks must run in the main thread, as in the prefork
    and solo pools. With another pool, a worker that has such tasks refuses to start.
-2. The handler is installed only while a body runs. Afterwards the previous handler is restored.
-3. A signal is sent only while the handler is installed, and arrives before the handler is removed: the default action
-   of the signal would end the process.
+2. After the body the previous handler in Python is restored. Otherwise the handler stays, and does nothing outside of a
+   body. Python takes a handler of C code, such as that of `faulthandler`, for the default action, which ends the process.
+3. A signal is sent only while a body runs, and arrives before the previous handler is restored.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def interruptible(lease: Lease) -> Iterator[None]:
                 _running.remove(lease)
             _await_signals()
         finally:
-            signal.signal(SIGNAL, before)
+            if before not in {signal.SIG_DFL, None}:
+                signal.signal(SIGNAL, before)
 
 
 def _await_signals() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import signal
 import threading
 import time
@@ -56,6 +58,24 @@ def test_a_loss_at_the_end_of_the_body_kills_no_process() -> None:
     assert isinstance(in_a_fork(in_the_child), int), "a signal killed the child"
 
 
+@pytest.mark.parametrize("kind", ["default", "C code"])
+def test_a_handler_that_python_does_not_know_ends_no_process(kind: str) -> None:
+    """For Python the handler of `faulthandler` is the default action. To restore that would let the signal kill."""
+
+    def in_the_child() -> bool:
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        if kind == "C code":
+            faulthandler.register(signal.SIGUSR2)
+        lease: Any = SimpleNamespace(is_lost=False, resource="x", ensure_valid=lambda: None)
+        for _ in range(2):
+            with lost_lease.interruptible(lease):
+                pass
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return True
+
+    assert in_a_fork(in_the_child) is True
+
+
 def test_an_inner_task_that_wants_it_is_interrupted(nodes: Cluster, app: Celery) -> None:
     """This holds also if the calling task only checks, and both tasks share a lease."""
     seen: list[str] = []
@@ -84,7 +104,8 @@ def test_an_inner_task_that_wants_it_is_interrupted(nodes: Cluster, app: Celery)
 
 def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
     """Another thread has looked whether the body is inside, and is about to send."""
-    before, seen = signal.getsignal(signal.SIGUSR2), set[object]()
+    before, seen = signal.SIG_IGN, set[object]()
+    at_first = signal.signal(signal.SIGUSR2, before)
     body: Any = SimpleNamespace(is_lost=False, resource="x", ensure_valid=lambda: None)
     lost_lease._sending.append(body)
 
@@ -99,6 +120,6 @@ def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
     thread = threading.Thread(target=send_late, daemon=True)
     with lost_lease.interruptible(body):
         thread.start()
-    assert signal.getsignal(signal.SIGUSR2) is before
+    assert signal.signal(signal.SIGUSR2, at_first) is before
     thread.join(100)
     assert before not in seen
