@@ -45,7 +45,7 @@ class Formatter(string.Formatter):
         kind: Any = type(value)
         if not format_spec or kind.__format__ is object.__format__:
             return format(text(value), format_spec)
-        return without_address(format(value, format_spec), value)
+        return without_address(_formatted(value, format_spec), value)
 
 
 def text(value: object) -> str:
@@ -66,6 +66,29 @@ def text(value: object) -> str:
     return _own(value)
 
 
+def _formatted(value: Any, spec: str) -> str:  # noqa: ANN401 - any value at all
+    """The value in this format; equal numbers have the same text."""
+    if isinstance(value, float | Decimal):
+        value = _same_number(value)
+    try:
+        return format(value, spec)
+    except ValueError:
+        if not isinstance(value, int):
+            raise
+        # A precision without a type is for floats only.
+        return format(float(value), spec)
+
+
+def _same_number(value: float | Decimal) -> float | Decimal:
+    """The equal int, or else the equal float, or else the Decimal without zeros at its end."""
+    written = _number(value)
+    try:
+        return int(written)
+    except ValueError:
+        near = float(value)
+    return near if near == value or isinstance(value, float) else Decimal(written)
+
+
 def without_address(made: str, value: object) -> str:
     """Return the text, unless it contains the memory address of an object.
 
@@ -78,13 +101,15 @@ def without_address(made: str, value: object) -> str:
 
 
 def _reduced(value: Any) -> Any:  # noqa: ANN401 - any value at all
-    """The identifying part of a value: an Enum member's value, a row's primary key, the fields of a record."""
+    """The identifying part: an Enum member's value, a row's primary key, a time in UTC, the fields of a record."""
     while isinstance(value, Enum):
         value = value.value
     if isinstance(value, _class("django.db.models", "Model")):
         if value.pk is None:
             raise UnstableText(f"this {type(value).__qualname__} has no primary key; save it first")
         return _reduced(value.pk)
+    if isinstance(value, dt.datetime) and value.utcoffset() is not None:
+        return value.astimezone(dt.timezone.utc)
     base = _class("pydantic", "BaseModel")
     if isinstance(value, base) and type(value).__str__ is base.__str__:
         # Pydantic's own text shows a set in the order of its hashes.
@@ -113,24 +138,24 @@ def _class(module: str, name: str) -> Any:  # noqa: ANN401 - a class, or the emp
 
 
 def _number(value: float | Decimal) -> str:
-    """The text of a number; whole numbers that are equal have the same text, whatever their types."""
+    """The text of a number; equal numbers have the same text, whatever their types."""
     if isinstance(value, int):
         return int.__repr__(value)
     if isinstance(value, float):
         return int.__repr__(int(value)) if value.is_integer() else float.__repr__(value)
     if not value.is_finite():
-        return str(value)
+        return repr(float(value)) if value.is_infinite() else str(value)
     # Rounds nothing, in contrast to the context of the thread.
     exact = Context(prec=len(value.as_tuple().digits), Emin=MIN_EMIN, Emax=MAX_EMAX)
     value = value.normalize(exact)
-    whole = value.adjusted() < _MOST_DIGITS and value == value.to_integral_value()
-    return str(int(value)) if whole else str(value)
+    if value.adjusted() < _MOST_DIGITS and value == value.to_integral_value():
+        return str(int(value))
+    near = float(value)
+    return repr(near) if near == value else str(value)
 
 
 def _own(value: Any) -> str:  # noqa: ANN401 - any value at all
     """The text that the type itself defines."""
-    if isinstance(value, dt.datetime) and value.utcoffset() is not None:
-        return value.astimezone(dt.timezone.utc).isoformat()
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
     if isinstance(value, bytes | bytearray):

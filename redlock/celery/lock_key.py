@@ -73,7 +73,7 @@ class Key:
         values = self._values(args, kwargs)
         try:
             name = self._filled(self._spec, values)
-        except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as exc:
+        except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RecursionError) as exc:
             reason = str(exc) if isinstance(exc, canonical_text.UnstableText) else repr(exc)
             raise ConfigurationError(
                 f"the key {self._spec!r} of {self._name} can't be made from this call: {reason}"

@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import enum
 import ipaddress
+import math
 import sys
 import uuid
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserString, deque
@@ -22,6 +23,20 @@ from redlock import ConfigurationError
 from redlock.celery.canonical_text import UnstableText, text
 from redlock.celery.lock_key import Key
 
+WHOLE = {
+    "0>8": "00000005",
+    ",": "5",
+    ">3": "  5",
+    "d": "5",
+    "x": "5",
+    ".2f": "5.00",
+    ".3": "5.0",
+    "e": "5.000000e+00",
+    "%": "500.000000%",
+}
+"""The text of 5 in these formats."""
+PARTS = {">5": "  0.5", ",": "0.5", ".2f": "0.50", "f": "0.500000", ".3": "0.5", "%": "50.000000%"}
+"""The text of a half in these formats."""
 UTC = dt.timezone.utc
 NOON = dt.datetime(2026, 5, 1, 12, tzinfo=UTC)
 NUMBER = uuid.UUID("12345678-1234-5678-1234-567812345678")
@@ -194,6 +209,8 @@ def test_a_value_has_one_text(value: object, expected: str) -> None:
         (5, 5.0),
         (5, Decimal("5.00")),
         (0.5, Decimal("0.50")),
+        (0.5**30, Decimal(0.5**30)),
+        (math.inf, Decimal("Infinity")),
         (10**300, Decimal("1E+300")),
         ({"a": 5}, {"a": Decimal("5.0")}),
         (NOON, NOON.astimezone(dt.timezone(dt.timedelta(hours=2)))),
@@ -308,6 +325,24 @@ def test_no_way_of_writing_a_field_lets_an_address_through(template: str) -> Non
 )
 def test_conversions_and_formats_keep_the_text_stable(template: str, value: object, expected: str) -> None:
     assert key(template, value) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "equal", "expected"),
+    [
+        *((spec, (5, 5.0, Decimal(5), Decimal("5.00"), Decimal("0.5e1")), said) for spec, said in WHOLE.items()),
+        *((spec, (0.5, Decimal("0.5"), Decimal("0.50"), Decimal("5e-1")), said) for spec, said in PARTS.items()),
+        (">22", (Decimal("0.12345678901234567890"), Decimal("0.1234567890123456789")), " 0.1234567890123456789"),
+        (".1f", (math.inf, Decimal("Infinity")), "inf"),
+        (
+            "%m-%d",
+            (NOON.replace(hour=1), NOON.replace(hour=1).astimezone(dt.timezone(-dt.timedelta(hours=2)))),
+            "05-01",
+        ),
+    ],
+)
+def test_equal_values_have_the_same_text_in_a_format(spec: str, equal: tuple[object, ...], expected: str) -> None:
+    assert {key(f"{{value:{spec}}}", value) for value in equal} == {expected}
 
 
 def test_a_row_of_django_has_the_text_of_its_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
