@@ -15,7 +15,7 @@ import re
 import string
 import sys
 from collections import UserString
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from enum import Enum
@@ -45,7 +45,7 @@ class Formatter(string.Formatter):
         kind: Any = type(value)
         if not format_spec or kind.__format__ is object.__format__:
             return format(text(value), format_spec)
-        return without_address(_formatted(value, format_spec), value)
+        return _without_address(_formatted(value, format_spec), value)
 
 
 def text(value: object) -> str:
@@ -89,13 +89,27 @@ def _same_number(value: float | Decimal) -> float | Decimal:
     return near if near == value or isinstance(value, float) else Decimal(written)
 
 
-def without_address(made: str, value: object) -> str:
+def has_address(made: str, values: Iterable[object]) -> bool:
+    """Whether the text contains the memory address of an object. An address in the text of a value is content."""
+    found = _ADDRESS.findall(made)
+    # Almost no key has an address, so almost no call computes the text of all values.
+    return bool(found) and not {*found} <= {*_ADDRESS.findall("".join(map(_text_or_nothing, values)))}
+
+
+def _text_or_nothing(value: object) -> str:
+    try:
+        return text(value)
+    except Exception:  # noqa: BLE001 - the code of the application makes the text
+        return ""
+
+
+def _without_address(made: str, value: object) -> str:
     """Return the text, unless it contains the memory address of an object.
 
     Raises:
         UnstableText: The text contains an address.
     """
-    if _ADDRESS.search(made):
+    if not isinstance(value, str) and _ADDRESS.search(made):
         raise _unstable(value)
     return made
 
@@ -162,7 +176,7 @@ def _own(value: Any) -> str:  # noqa: ANN401 - any value at all
         return repr(bytes(value))
     if not _defines_text(value):
         raise _unstable(value)
-    return without_address(str(value), value)
+    return _without_address(str(value), value)
 
 
 def _is_container(value: object) -> bool:

@@ -101,7 +101,7 @@ def locked(
 
     Args:
         key: The resource: a template over the arguments, such as `"account:{account_id}"`, or a function of the
-            arguments. A list locks all of its resources or none.
+            arguments, which returns a name or a list of names. A list locks all of its resources or none.
         ttl: Seconds that the lease lasts, renewed while the task runs; default: the app's `redlock_ttl`.
         wait: Seconds to wait for the lock in the worker's slot, 0 or more.
         on_conflict: The action at the end of the wait. `"requeue"` sends the task back to the queue with jittered
@@ -167,7 +167,7 @@ def locked(
                     lost_lease.interrupt(lease)
 
             lease = client.lease(
-                [lock_key.of(args, kwargs) for lock_key in lock_keys],
+                [name for lock_key in lock_keys for name in lock_key.of(args, kwargs)],
                 ttl_ms=None if ttl is None else client._context.checked_ttl_ms(ttl),  # noqa: SLF001 - of this package
                 owner_label=owner_label(task),
                 renew=True,

@@ -22,7 +22,9 @@ from redlock.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-OneKey: TypeAlias = "str | Callable[..., str]"
+    from redlock._core.commands import Names
+
+OneKey: TypeAlias = "str | Callable[..., str | Sequence[str]]"
 KeySpec: TypeAlias = "OneKey | Sequence[OneKey]"
 
 
@@ -61,12 +63,12 @@ class Key:
         else:
             self._check_function(spec)
 
-    def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """The resource that this call locks.
+    def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Names:
+        """The resources that this call locks; a template makes one, a function makes one or several.
 
         Raises:
             TypeError: The arguments do not fit the function.
-            ConfigurationError: The result is no valid resource name.
+            ConfigurationError: The result is no valid resource name, and no list of such names.
         """
         if not isinstance(self._spec, str):
             return self._from_function(self._signature.bind(*args, **kwargs))
@@ -80,9 +82,9 @@ class Key:
             ) from None
         return self._named(name)
 
-    def _named(self, name: object) -> str:
+    def _named(self, made: object) -> Names:
         try:
-            return _validation.resource(name)
+            return _validation.resources(made)
         except ConfigurationError as error:
             raise ConfigurationError(f"the key of {self._name}: {error}") from None
 
@@ -108,16 +110,16 @@ class Key:
                 values = {**values.pop(parameter.name), **values}
         return values
 
-    def _from_function(self, bound: inspect.BoundArguments) -> str:
-        """The resource from the key's function."""
-        name = self._named(self._call_function(bound))
-        try:
-            return canonical_text.without_address(name, bound)
-        except canonical_text.UnstableText:
-            raise ConfigurationError(
-                f"the key function of {self._name} made {name!r:.200}, which has an object's address in it and differs "
-                "in every process; use an attribute that identifies the object"
-            ) from None
+    def _from_function(self, bound: inspect.BoundArguments) -> Names:
+        """The resources from the key's function."""
+        names = self._named(self._call_function(bound))
+        for name in names:
+            if canonical_text.has_address(name, bound.arguments.values()):
+                raise ConfigurationError(
+                    f"the key function of {self._name} made {name!r:.200}, which has an object's address in it and "
+                    "differs in every process; use an attribute that identifies the object"
+                )
+        return names
 
     def _call_function(self, bound: inspect.BoundArguments) -> object:
         """Call the key's function with the defaults if its signature accepts the defaults, else without defaults."""
@@ -130,7 +132,7 @@ class Key:
             return self._spec(*args, **kwargs)
         return self._spec(*bound.args, **bound.kwargs)
 
-    def _check_function(self, spec: Callable[..., str]) -> None:
+    def _check_function(self, spec: Callable[..., str | Sequence[str]]) -> None:
         if inspect.iscoroutinefunction(spec):
             raise ConfigurationError(
                 f"the key function of {self._name} is a coroutine function, which no event loop would run; use `def`"

@@ -29,6 +29,10 @@ def account_key(account_id: int, amount: float = 1.0) -> str:
     return f"account:{account_id}:{amount > 0}"
 
 
+def account_keys(account_ids: list[int]) -> list[str]:
+    return [f"account:{account_id}" for account_id in account_ids]
+
+
 # The decorator keeps the signature of the body.
 @locked("account:{account_id}", wait=0, on_conflict="raise")
 def body(account_id: int, amount: float = 1.0, *, note: str = "") -> int:
@@ -103,6 +107,7 @@ names: list[str] = ["account:{account_id}", "audit"]
 functions: tuple[Callable[[int], str], ...] = (account_key,)
 locked(names)
 locked(functions)
+locked(account_keys)
 locked("a", on_conflict="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 locked("a", on_lost="cancel")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 locked("a", ttl="10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

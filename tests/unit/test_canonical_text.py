@@ -129,7 +129,8 @@ def task(value: object = None, width: int = 5) -> None:
 
 
 def key(template: str, *args: Any) -> str:  # noqa: ANN401 - whatever a task is called with
-    return Key(template, task).of(args, {})
+    (name,) = Key(template, task).of(args, {})
+    return name
 
 
 @pytest.mark.parametrize(
@@ -376,3 +377,14 @@ def test_a_function_that_shows_an_address_is_refused() -> None:
     )
     with pytest.raises(ConfigurationError, match=said):
         Key(lambda value, **_: f"a:{value}", task).of((Plain(),), {})
+    with pytest.raises(ConfigurationError, match=said):
+        Key(lambda value, **_: ["a", f"a:{value}"], task).of((Plain(),), {})
+
+
+@pytest.mark.parametrize("wrap", [str, lambda text: [{"text": text}]])
+def test_an_address_in_a_text_argument_is_accepted(wrap: Any) -> None:  # noqa: ANN401 - a function
+    fault = "segfault at 0x7fff12345678 in main"
+    assert key("a:{value:>40}", fault) == f"a:{fault:>40}"
+    assert Key(lambda *_: f"a:{fault}", task).of((), {"value": wrap(fault)}) == (f"a:{fault}",)
+    with pytest.raises(ConfigurationError, match="an object's address"):
+        Key(lambda *_: f"a:{fault}:{Plain()}", task).of((), {"value": wrap(fault)})

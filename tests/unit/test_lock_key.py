@@ -38,29 +38,29 @@ def anything(**options: Any) -> None:  # noqa: ANN401 - a task that takes anythi
     ],
 )
 def test_however_it_is_called_the_same_call_locks_the_same_thing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    assert Key("account:{account_id}:{amount}:{currency}", charge).of(args, kwargs) == "account:42:5:EUR"
+    assert Key("account:{account_id}:{amount}:{currency}", charge).of(args, kwargs) == ("account:42:5:EUR",)
 
 
 @pytest.mark.parametrize(
     ("args", "kwargs"), [((42, 5), {}), ((42,), {}), ((42,), {"amount": 5}), ((), {"amount": 5, "account_id": 42})]
 )
 def test_so_it_is_where_nothing_but_plain_arguments_is_taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    assert Key("account:{account_id}:{amount}", refund).of(args, kwargs) == "account:42:5"
+    assert Key("account:{account_id}:{amount}", refund).of(args, kwargs) == ("account:42:5",)
 
 
 def test_a_field_may_look_into_an_argument() -> None:
     order = SimpleNamespace(id=7, lines=["a"])
-    assert Key("order:{account_id.id}:{account_id.lines[0]}", charge).of((None, order), {}) == "order:7:a"
+    assert Key("order:{account_id.id}:{account_id.lines[0]}", charge).of((None, order), {}) == ("order:7:a",)
 
 
 def test_a_key_may_be_a_function_of_the_arguments() -> None:
     key = Key(lambda _self, account_id, *_: f"a:{account_id % 10}", charge)
-    assert key.of((None, 42), {}) == key.of((None,), {"account_id": 42}) == "a:2"
+    assert key.of((None, 42), {}) == key.of((None,), {"account_id": 42}) == ("a:2",)
 
 
 def test_a_task_that_takes_any_keyword_may_name_any() -> None:
     key = Key("{region}:x", anything)
-    assert key.of((), {"region": "eu"}) == "eu:x"
+    assert key.of((), {"region": "eu"}) == ("eu:x",)
     with pytest.raises(ConfigurationError, match=r"can't be made from this call: KeyError\('region'\)"):
         key.of((), {})
 
@@ -85,16 +85,16 @@ def test_positional_arguments_beyond_the_named_ones_have_places() -> None:
     def many(first: int, *rest: int) -> None:
         """A task that takes any number of arguments."""
 
-    assert Key("{first}:{rest[1]}", many).of((1, 2, 3), {}) == "1:3"
-    assert Key("{first}:{rest}", many).of((1, 2), {}) == "1:[2]"
+    assert Key("{first}:{rest[1]}", many).of((1, 2, 3), {}) == ("1:3",)
+    assert Key("{first}:{rest}", many).of((1, 2), {}) == ("1:[2]",)
 
 
 def test_braces_that_are_doubled_are_braces() -> None:
-    assert Key("{{tag}}:{account_id}", charge).of((None, 42), {}) == "{tag}:42"
+    assert Key("{{tag}}:{account_id}", charge).of((None, 42), {}) == ("{tag}:42",)
 
 
 def test_a_template_without_fields_locks_one_resource() -> None:
-    assert Key("nightly", charge).of((None, 1), {}) == Key("nightly", charge).of((None, 2), {}) == "nightly"
+    assert Key("nightly", charge).of((None, 1), {}) == Key("nightly", charge).of((None, 2), {}) == ("nightly",)
 
 
 @pytest.mark.parametrize("template", ["x:{account_id.nope}", "x:{account_id[0]}", "x:{amount.id}"])
@@ -158,19 +158,32 @@ def test_a_key_that_is_a_function_sees_the_defaults_too() -> None:
     def key(_self: object, account_id: int, amount: int, currency: str) -> str:
         return f"{account_id}:{amount}:{currency}"
 
-    assert Key(key, charge).of((None, 42), {}) == "42:5:EUR"
+    assert Key(key, charge).of((None, 42), {}) == ("42:5:EUR",)
 
 
-@pytest.mark.parametrize(("made", "said"), [(5, "int 5"), (None, "NoneType None"), (b"x", "bytes b'x'"), ("", "empty")])
-def test_a_key_that_is_a_function_must_make_a_name(made: Any, said: str) -> None:  # noqa: ANN401
-    with pytest.raises(ConfigurationError, match=rf"the key of .*charge.*: resource name is {said}"):
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (5, "resource name is int 5"),
+        (None, "resource name is NoneType None"),
+        (b"x", "resource name is bytes b'x'"),
+        ("", "resource name is empty"),
+        (["a", 5], "resource name is int 5"),
+        ([["a"]], "resource name is list"),
+        ([], "the list of resource names is empty"),
+    ],
+)
+def test_a_key_function_makes_a_name_or_names(made: Any, said: str) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigurationError, match=rf"the key of .*charge.*: {said}"):
         Key(lambda *_: made, charge).of((None, 42), {})
+    for several in (["b", "a", "b"], ("a", "b"), {"a", "b"}):
+        assert Key(lambda *_, several=several: several, charge).of((None, 42), {}) == ("a", "b")
 
 
 def test_a_key_function_need_not_accept_the_defaults() -> None:
-    assert Key(lambda _self, account_id: f"a:{account_id}", charge).of((None, 42), {}) == "a:42"
+    assert Key(lambda _self, account_id: f"a:{account_id}", charge).of((None, 42), {}) == ("a:42",)
     key = Key(lambda _self, account_id, *, currency: f"{currency}:{account_id}", charge)
-    assert key.of((None, 42), {"currency": "USD"}) == "USD:42"
+    assert key.of((None, 42), {"currency": "USD"}) == ("USD:42",)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +247,7 @@ def close(account: int, amount: int = 0, note: str = "", *, currency: str = "EUR
 def test_a_key_function_may_fit_a_single_way_to_call(
     key: Callable[..., str], function: Callable[..., None], args: tuple[int, ...], kwargs: dict[str, Any]
 ) -> None:
-    assert Key(key, function).of(args, kwargs) == key(*args, **kwargs)
+    assert Key(key, function).of(args, kwargs) == (key(*args, **kwargs),)
 
 
 def test_a_field_is_the_argument_and_no_keyword_of_its_name() -> None:
@@ -242,8 +255,8 @@ def test_a_field_is_the_argument_and_no_keyword_of_its_name() -> None:
         """A task that takes one more `account_id` by keyword."""
 
     key = Key("account:{account_id}:{amount}:{note}", close)
-    assert key.of((1, 5), {"account_id": 2, "note": "n"}) == "account:1:5:n"
-    assert Key("account:{account_id}", close).of((1,), {"account_id": 2, "amount": 5}) == "account:1"
+    assert key.of((1, 5), {"account_id": 2, "note": "n"}) == ("account:1:5:n",)
+    assert Key("account:{account_id}", close).of((1,), {"account_id": 2, "amount": 5}) == ("account:1",)
 
 
 def test_a_name_that_is_no_good_is_told_in_plain_words() -> None:
@@ -253,7 +266,7 @@ def test_a_name_that_is_no_good_is_told_in_plain_words() -> None:
 
 
 def test_several_keys_are_a_list() -> None:
-    assert [key.of((None, 1, 2), {}) for key in keys(["a:{account_id}", "b:{amount}"], charge)] == ["a:1", "b:2"]
+    assert [key.of((None, 1, 2), {}) for key in keys(["a:{account_id}", "b:{amount}"], charge)] == [("a:1",), ("b:2",)]
     with pytest.raises(ConfigurationError, match="empty"):
         keys([], charge)
 
@@ -264,8 +277,8 @@ def test_too_many_arguments_by_name_are_a_type_error() -> None:
 
 
 def test_a_single_key_is_a_list_of_one() -> None:
-    assert [key.of((None, 1), {}) for key in keys("a:{account_id}", charge)] == ["a:1"]
-    assert [key.of((None, 1), {}) for key in keys(lambda _self, account_id: f"b:{account_id}", charge)] == ["b:1"]
+    assert [key.of((None, 1), {}) for key in keys("a:{account_id}", charge)] == [("a:1",)]
+    assert [key.of((None, 1), {}) for key in keys(lambda _self, account_id: f"b:{account_id}", charge)] == [("b:1",)]
 
 
 @pytest.mark.parametrize(("function", "args"), [(charge, (None,)), (refund, ()), (refund, (1, 2, 3))])

@@ -73,8 +73,8 @@ def main() -> None:
         row, SimpleLazyObject(lambda: row), [row], {"row": row},
     ]  # fmt: skip
     for value in values:
-        print(Key("a:{value}", task).of((value,), {}))  # noqa: T201 - it is what this program is for
-    print(Key("a:{value:>40}", task).of((row,), {}))  # noqa: T201 - as above
+        print(*Key("a:{value}", task).of((value,), {}))  # noqa: T201 - it is what this program is for
+    print(*Key("a:{value:>40}", task).of((row,), {}))  # noqa: T201 - as above
     try:
         Key("a:{value}", task).of((Account(number=None),), {})
     except ConfigurationError as refused:
