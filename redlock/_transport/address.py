@@ -39,13 +39,15 @@ def parse(url: str) -> dict[str, Any]:
         begin = repr(scheme) if _SCHEME.fullmatch(scheme) else "something"
         raise ConfigurationError(f"a node address begins with {begin}, which can't be used; {_RIGHT}")
     parts = _parts(text)
+    # If the part behind the last @ alone is right, the fault is in the user name or password.
+    before, _, place = text.rpartition("@")
+    if _is_cut_short(parts) if parts else before and _parts(f"{scheme}://{place}"):
+        raise ConfigurationError(
+            f"a node address with {scheme}:// has a special character before its @; in a user name or password "
+            "write %2F for /, %23 for #, %3F for ?, %5B for [, %5D for ] and %40 for @"
+        )
     if parts is None:
         raise ConfigurationError(f"a node address with {scheme}:// has no port from 1 to 65535; {_RIGHT}")
-    if _is_cut_short(parts):
-        raise ConfigurationError(
-            f"a node address with {scheme}:// has a / or # before its @; "
-            "in a user name or password write %2F for /, %23 for #, %3F for ? and %40 for @"
-        )
     options = _options(text)
     # A text without a scheme may be no address at all: the rest of a password with a comma, or a file with a password.
     named = f"the node address of {parts.hostname or parts.path}" if "://" in url else "a node address"

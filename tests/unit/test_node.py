@@ -83,6 +83,16 @@ def test_passwords_may_hold_anything_that_is_escaped(url: str, password: str) ->
 
 
 @pytest.mark.parametrize(
+    "password", ["pa/ss", "12/ss", "pa#ss", "12#ss", "pa?ss", "12?ss", "pa[ss", "pa]ss", "p[a]ss", "pa\u2100"]
+)
+@pytest.mark.parametrize("place", ["user:{}@h:1", "{}@h:1/3", ":{}@127.0.0.1:1"])
+def test_a_password_that_is_not_escaped_gets_a_hint(place: str, password: str) -> None:
+    message = refusal("redis://" + place.format(password))
+    assert "in a user name or password write %2F for /, %23 for #, %3F for ?, %5B for [, %5D for ] and" in message
+    assert password not in message
+
+
+@pytest.mark.parametrize(
     ("url", "said"),
     [
         ("", "has no host"),
@@ -90,6 +100,7 @@ def test_passwords_may_hold_anything_that_is_escaped(url: str, password: str) ->
         ("h:0", "a node address has no port"),
         ("redis://h", "the node address of h has no port"),
         ("h:70000", "no port from 1 to 65535"),
+        ("redis://user:pass@h:70000", "no port from 1 to 65535"),
         ("h:1:2", "no port from 1 to 65535"),
         ("::1:6379", "no port from 1 to 65535"),
         ("redis://[::1:6379", "no port from 1 to 65535"),
