@@ -220,11 +220,11 @@ class Lock:
         """Whether this thread holds the lock, by its own deadline and by the replies of a quorum of nodes."""
         try:
             lease = self.lease
+            token = lease.owner
         except NotHeld:
             return False
         if lease.is_lost:
             return False
-        token = lease.owner
         round_results = [self._context.pool.run(protocol.inspect(name)) for name in self.names]
         return all(sum(vote.holder == token for vote in result.votes) >= result.quorum for result in round_results)
 

@@ -225,11 +225,12 @@ class Lock:
         """Whether this lock is held, by its own deadline and by the replies of a quorum of nodes."""
         try:
             lease = self.lease
+            token = lease.owner
         except NotHeld:
             return False
         if lease.is_lost:
             return False
-        token, connections = lease.owner, self._context.parts().connections
+        connections = self._context.parts().connections
         results = [await connections.run(protocol.inspect(name)) for name in self.names]
         return all(sum(vote.holder == token for vote in result.votes) >= result.quorum for result in results)
 

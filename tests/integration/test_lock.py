@@ -17,6 +17,7 @@ from redlock._locking.driver import ThreadsDriver
 from redlock._locking.effects import Effects
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport.codec import Codec
+from redlock.lease import Lease
 from redlock.testing.redis_server import Cluster
 from tests.integration.threads import in_threads, started
 from tests.integration.tools import (
@@ -512,6 +513,19 @@ def test_locked_and_owned_show_own_and_foreign_and_no_holders(nodes: Cluster, cl
     theirs.acquire()
     assert (mine.locked(), mine.owned(), theirs.locked(), theirs.owned()) == (True, False, True, True)
     theirs.release()
+
+
+def test_a_release_of_another_thread_during_owned(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = client.lock(NAME, thread_local=False)
+    lock.acquire()
+
+    def after_a_release(lease: Lease) -> bool:
+        monkeypatch.undo()
+        in_threads(lock.release)
+        return lease.is_lost
+
+    monkeypatch.setattr(Lease, "is_lost", property(after_a_release))
+    assert not lock.owned()
 
 
 def test_owned_looks_at_the_deadline_and_not_only_at_the_nodes(nodes: Cluster, brief: Redlock) -> None:
