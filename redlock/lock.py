@@ -78,7 +78,7 @@ class Lock:
 
         Args:
             blocking: False for a single attempt. Default: the lock's setting.
-            blocking_timeout: The limit in seconds, 0 or more; None for no limit. Default: the lock's setting.
+            blocking_timeout: The limit in seconds, 0 or more; infinity for no limit. None: the lock's setting.
             redis_options: Not used. An option of redis-py that has no meaning here is refused by name.
 
         Returns:
@@ -187,7 +187,11 @@ class Lock:
         # After another exception the end of the block repeats the release.
         lease._is_released = True
 
-    def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
+    def extend(
+        self,
+        additional_time: float,
+        replace_ttl: bool = False,  # noqa: FBT001, FBT002 - as in redis-py: extend(10, True)
+    ) -> Literal[True]:
         """Make the lease last longer.
 
         Args:

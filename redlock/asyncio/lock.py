@@ -84,8 +84,8 @@ class Lock:
 
         Args:
             blocking: False for a single attempt. Default: the lock's setting.
-            blocking_timeout: The limit in seconds, 0 or more; None for no limit. Default: the lock's setting. Prefer it
-                to `asyncio.wait_for`, which before Python 3.12 can lose a lock that was acquired at the last moment.
+            blocking_timeout: The limit in seconds, 0 or more; infinity for no limit. None: the lock's setting. Prefer
+                it to `asyncio.wait_for`, which before Python 3.12 can lose a lock that was acquired at the last moment.
             redis_options: Not used. An option of redis-py that has no meaning here is refused by name.
 
         Returns:
@@ -189,7 +189,11 @@ class Lock:
         if not lease._is_block:
             lock_leases.remove(self._leases, lease)
 
-    async def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
+    async def extend(
+        self,
+        additional_time: float,
+        replace_ttl: bool = False,  # noqa: FBT001, FBT002 - as in redis-py: extend(10, True)
+    ) -> Literal[True]:
         """Make the lease last longer.
 
         Args:

@@ -404,7 +404,7 @@ def test_extend_can_count_from_now(lasting: Redlock) -> None:
     lock = lasting.lock(NAME, ttl=20)
     lock.acquire()
 
-    lock.extend(50, replace_ttl=True)
+    lock.extend(50, True)  # noqa: FBT003 - by position, as with redis-py
 
     assert 20 < lock.lease.remaining() <= 50
     lock.release()

@@ -231,6 +231,8 @@ def test_zero_is_a_time_to_wait_and_no_default() -> None:
 def test_a_wait_without_an_end_may_be_a_number(value: float) -> None:
     assert _validation.acquire_timeout(value) is None
     Redlock().lock("x", blocking_timeout=value)
+    options = Redlock().lock("x", blocking_timeout=1)._options
+    assert [options.acquire_timeout_ms(None, seconds) for seconds in (None, value)] == [1000, None]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), True, "5"])
