@@ -4,7 +4,7 @@ Invariants:
 1. Only a signal to the main thread interrupts a blocking call. So tasks must run in the main thread, as in the prefork
    and solo pools. With another pool, a worker that has such tasks refuses to start.
 2. After the body the previous handler in Python is restored. Otherwise the handler stays, and does nothing outside of a
-   body. Python takes a handler of C code, such as that of `faulthandler`, for the default action, which ends the process.
+   body. Python takes a handler of C code, such as that of `faulthandler`, for the default action, which ends a process.
 3. A signal is sent only while a body runs, and arrives before the previous handler is restored.
 """
 
