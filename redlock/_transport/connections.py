@@ -145,6 +145,9 @@ class NodeConnections(ConnectedNodes):
             if vote.time_ms and (is_news or not tally.closed):
                 self._note_fingerprint(connection, vote, now_ms)
         if tally.closed:
+            is_open = vote.kind is _SILENT and tally.votes[connection.place].unanswered
+            if is_open and SCRIPTS[type(tally.command)].admits:
+                connection.node.refuses_late(vote.reason, now_ms)
             return
         if connection.duplicates or tally.doubted or vote.fence > tally.most_fence:
             vote_checks.count(self.all, connection, tally, vote)

@@ -66,6 +66,11 @@ class NodeHealth:
         if self._is_line_due("node-silent", now_ms):
             _log.warning("node-silent", node=self.label, reason=reason)
 
+    def refuses_late(self, reason: str, now_ms: int) -> None:
+        """Report that the node casts no vote, after the other nodes have decided the round."""
+        emit = _log.info if self._is_line_due("vote-missing", now_ms) else _log.count
+        emit("vote-missing", missing={self.label: reason})
+
     def mark_up(self) -> None:
         """Record a successful dial."""
         if self._told_error:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from redlock import _log
 from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._transport.codec import SCRIPTS
@@ -212,6 +213,28 @@ def test_a_late_reply_counts_for_no_other_round() -> None:
     client.receive(4, GRANT + DENIAL)
     assert client.letters(second) == "....D"
     assert client.letters(first) == "GGG..", "a closed tally does not change"
+
+
+def test_a_late_refusal_is_a_missing_vote(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As of a full node that is farther away than a quorum. Each is counted once, and a line comes once a second."""
+    counted: list[dict[str, str]] = []
+    monkeypatch.setattr(_log, "_watchers", {"vote-missing": [lambda _, fields: counted.append(fields["missing"])]})
+    caplog.set_level("INFO", "redlock")
+    client, full = Client(), b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+    for command in (ATTEMPT, EXTENSION, RELEASE):
+        tally = client.begin(command)
+        for place in (0, 1, 2):
+            client.receive(place, GRANT)
+        client.state.finish(tally, client.now)
+        client.receive(3, GRANT)
+        client.receive(4, full)
+    tally = client.begin(wait=Wait.ALL)
+    client.now += TIMEOUT_MS
+    client.state.expire(tally, client.now)
+    client.state.finish(tally, client.now)
+    client.receive(4, full)
+    assert [list(missing) for missing in counted] == [["h:4"], ["h:4"]]
+    assert len([line for line in caplog.messages if line.startswith("vote-missing missing='h:4: ")]) == 1
 
 
 def test_a_late_vote_says_that_a_node_accepts_the_configuration() -> None:

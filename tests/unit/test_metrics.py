@@ -114,10 +114,12 @@ def test_the_waits_of_a_dead_process_are_over(counted: Metrics, monkeypatch: pyt
 
 def test_missing_votes_are_counted_by_node_in_every_round(counted: Metrics) -> None:
     counted.record("retry", {"attempt": 2, "missing": {"h:1": "full"}})
+    counted.record("vote-missing", {"missing": {"h:1": "full"}})
     counted.record("extended", {"missing": {"h:1": "full", 'odd"\\node': "loading"}})
     counted.record("refused", {"missing": {"of nobody": "it is not ours"}})
     found = figures(counted)
-    assert (found["redlock_votes_missing_total/h:1"], found['redlock_votes_missing_total/odd"\\node']) == (2, 1)
+    assert (found["redlock_votes_missing_total/h:1"], found['redlock_votes_missing_total/odd"\\node']) == (3, 1)
+    assert "vote-missing" in metrics.EVENTS
 
 
 def test_a_clock_that_jumps_is_counted_by_its_node(counted: Metrics) -> None:
