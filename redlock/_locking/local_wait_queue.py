@@ -29,7 +29,7 @@ class LocalWaitQueue:
 
     Args:
         new_signal: Makes an object for which the driver waits; its `put(None)` wakes the owner of a place.
-        running: Returns the running thread; None where a signal handler can't wait.
+        running: Returns the running thread; None where no signal handler can wait.
     """
 
     def __init__(self, new_signal: Callable[[], Any], running: Callable[[], object] = lambda: None) -> None:

@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import queue
+import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from redlock._clock import now_ms
@@ -122,11 +123,16 @@ class WaitingConnections(Generic[C]):
             connection.close()
 
 
+def _interruptible() -> object:
+    """The running thread if Python can call a signal handler in it."""
+    return held_leases.owner() if threading.current_thread() is threading.main_thread() else None
+
+
 class WaiterPool(WaitingConnections["Exchange"]):
     """The waiting connections of a client for threads."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
-        queues = LocalWaitQueue(lambda: queue.SimpleQueue(), held_leases.owner)  # noqa: PLW0108 - gevent replaces it
+        queues = LocalWaitQueue(lambda: queue.SimpleQueue(), _interruptible)  # noqa: PLW0108 - gevent replaces it
         super().__init__(nodes, codec, queues)
 
     def borrow(self, node: Node, seconds: float) -> Exchange | None:

@@ -71,14 +71,21 @@ def redis_url(url: str, conf: Mapping[str, Any] = _NO_CONF) -> str:
     if "credential_provider" in options or not all(map(_is_plain, [*tls.values(), user, password])):
         return ""
     known |= {name: _text(name, value) for name, value in tls.items() if value is not None or name == "ssl_cert_reqs"}
-    netloc, host = parts.netloc, parts.netloc.rpartition("@")[2]
+    netloc, host, path = parts.netloc, parts.netloc.rpartition("@")[2], parts.path
     if scheme != "unix":
         scheme = "rediss" if tls else "redis"
-        if (user or password) and "@" not in netloc:
-            netloc = f"{quote(str(user), safe='')}:{quote(str(password), safe='')}@{netloc}"
-        netloc += "" if host else "localhost"
+        netloc = _login(netloc, str(user), str(password)) + (host or "localhost")
         netloc += "" if ":" in host.rpartition("]")[2] else f":{conf.get('broker_port') or 6379}"
-    return f"{scheme}://{netloc}{parts.path}" + (f"?{urlencode(known)}" if known else "")
+        if not path.strip("/") and (vhost := str(conf.get("broker_vhost") or "").strip("/")):
+            path = f"/{vhost}"
+    return f"{scheme}://{netloc}{path}" + (f"?{urlencode(known)}" if known else "")
+
+
+def _login(netloc: str, user: str, password: str) -> str:
+    """User and password before the host; a part that the address lacks is that of the configuration."""
+    own_user, _, own_password = netloc.rpartition("@")[0].partition(":")
+    user, password = own_user or quote(user, safe=""), own_password or quote(password, safe="")
+    return f"{user}:{password}@" if password else f"{user}@" if user else ""
 
 
 def _tls_options(scheme: str, options: Mapping[str, str], conf: Mapping[str, Any]) -> Mapping[str, Any]:

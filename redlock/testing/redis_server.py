@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Cluster", "Server", "await_stop", "cluster", "die_with_parent", "executable", "free_port", "running"]
 
 _START_SECONDS = 10.0
+_STOP_SECONDS = 1.0
 _REFUSED = ("-@admin", "-migrate", "-restore", "-restore-asking")
 FOR_ANY_USER = ("--user", "default", "on", "nopass", "~*", "&*", "+@all", *_REFUSED, "+client", "+config|get")
 """The options of a server on a TCP port, which every user of this machine can reach: no commands of administration.
@@ -194,9 +195,13 @@ class Server:
 
 def await_stop(pid: int) -> None:
     """Wait until a child process has stopped: after SIGSTOP, threads on other processors go on for a moment."""
+    until = time.monotonic() + _STOP_SECONDS
     if hasattr(os, "waitid"):  # macOS has no such function before Python 3.13
         with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            while not os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG):
+                if time.monotonic() > until:
+                    break  # another thread has sent SIGCONT
+                time.sleep(0.001)
 
 
 def _reply(address: str | tuple[str, int], request: bytes) -> bytes | None:

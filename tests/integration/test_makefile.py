@@ -68,6 +68,14 @@ def test_an_environment_is_kept_unless_its_python_is_gone(checkout: Path) -> Non
         kept.touch()
 
 
+def test_an_environment_of_the_developer_is_kept(checkout: Path) -> None:
+    own = checkout / ".venv" / "lib" / "my_package.py"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
+    own.touch()
+    assert make(checkout, ".venv/.ready") == 0
+    assert own.exists()
+
+
 def test_of_two_makes_at_once_the_second_waits(checkout: Path) -> None:
     with start(checkout, ".venv/.ready", ALONE) as one, start(checkout, ".venv/.ready", ALONE) as other:
         assert [one.wait(200), other.wait(200)] == [0, 0]

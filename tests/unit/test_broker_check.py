@@ -61,6 +61,11 @@ REQUIRED = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca"}
         ("redis://h:1", {"broker_use_ssl": True}, "redis://h:1"),
         ("rediss://h:1", {"broker_use_ssl": True}, "redis://h:1"),
         ("redis://h", {"broker_user": "me", "broker_password": "a@b", "broker_port": 7}, "redis://me:a%40b@h:7"),
+        ("redis://me@h", {"broker_user": "you", "broker_password": "p"}, "redis://me:p@h:6379"),
+        ("redis://:p@h", {"broker_user": "me"}, "redis://me:p@h:6379"),
+        ("redis://h", {"broker_vhost": "3"}, "redis://h:6379/3"),
+        ("redis://h/", {"broker_vhost": "/3"}, "redis://h:6379/3"),
+        ("redis://h/2", {"broker_vhost": "3"}, "redis://h:6379/2"),
         ("redis://:own@h:1", {"broker_password": "other"}, "redis://:own@h:1"),
     ],
 )
