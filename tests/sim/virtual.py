@@ -253,6 +253,7 @@ MODULES: dict[str, Any] = {
     "socket": _module(**vars(socket) | {"socket": Socket, "getaddrinfo": _getaddrinfo, "gethostname": lambda: "host"}),
     "threading": _module(
         current_thread=lambda: SimpleNamespace(name=here().machine.name),
+        main_thread=lambda: None,  # no simulated thread gets signals
         get_native_id=_getpid,
         Event=Event,
         Lock=Semaphore,
