@@ -39,9 +39,7 @@ def parse(url: str) -> dict[str, Any]:
         begin = repr(scheme) if _SCHEME.fullmatch(scheme) else "something"
         raise ConfigurationError(f"a node address begins with {begin}, which can't be used; {_RIGHT}")
     parts = _parts(text)
-    # If the part behind the last @ alone is right, the fault is in the user name or password.
-    before, _, place = text.rpartition("@")
-    if _is_cut_short(parts) if parts else before and _parts(f"{scheme}://{place}"):
+    if _is_cut_short(parts) if parts else _has_right_end(text):
         raise ConfigurationError(
             f"a node address with {scheme}:// has a special character before its @; in a user name or password "
             "write %2F for /, %23 for #, %3F for ?, %5B for [, %5D for ] and %40 for @"
@@ -148,6 +146,15 @@ def _is_cut_short(parts: SplitResult) -> bool:
     # A socket has no host: its user ends with the @, and the path may have another.
     whole = not parts.netloc or (parts.scheme == "unix" and parts.netloc.endswith("@"))
     return not whole and any("@" in rest for rest in (parts.path, parts.fragment, *bare))
+
+
+def _has_right_end(text: str) -> bool:
+    """Whether the part behind the last @ is right alone. Then the fault is in the user name or password."""
+    begin, _, rest = text.partition("://")
+    _, at, place = rest.rpartition("@")
+    parts = _parts(f"{begin}://{place}")
+    # A second :// means two addresses with a wrong separator.
+    return bool(at and parts and (begin == "unix" or parts.port)) and "://" not in rest
 
 
 def _bad_option(query: str) -> str:
