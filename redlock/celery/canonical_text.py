@@ -70,13 +70,21 @@ def _formatted(value: Any, spec: str) -> str:  # noqa: ANN401 - any value at all
     """The value in this format; equal numbers have the same text."""
     if isinstance(value, float | Decimal):
         value = _same_number(value)
+    first = second = value
+    if isinstance(value, int):
+        # A precision without a type is not for an int. A Decimal has fewer formats than a float.
+        first, second = (_real(value), value) if spec[-1] in "eEfFgG%" else (value, _real(value))
     try:
-        return format(value, spec)
+        return format(first, spec)
     except ValueError:
-        if not isinstance(value, int):
-            raise
-        # A precision without a type is for floats only.
-        return format(float(value), spec)
+        return format(second, spec)
+
+
+def _real(value: int) -> float | Decimal:
+    """The equal float, or else the equal Decimal."""
+    exact = Decimal(value)
+    near = float(exact)
+    return near if near == value else exact
 
 
 def _same_number(value: float | Decimal) -> float | Decimal:
@@ -93,7 +101,7 @@ def has_address(made: str, values: Iterable[object]) -> bool:
     """Whether the text contains the memory address of an object. An address in the text of a value is content."""
     found = _ADDRESS.findall(made)
     # Almost no key has an address, so almost no call computes the text of all values.
-    return bool(found) and not {*found} <= {*_ADDRESS.findall("".join(map(_text_or_nothing, values)))}
+    return bool(found) and not {*found} <= {*_ADDRESS.findall("\n".join(map(_text_or_nothing, values)))}
 
 
 def _text_or_nothing(value: object) -> str:
@@ -115,15 +123,13 @@ def _without_address(made: str, value: object) -> str:
 
 
 def _reduced(value: Any) -> Any:  # noqa: ANN401 - any value at all
-    """The identifying part: an Enum member's value, a row's primary key, a time in UTC, the fields of a record."""
+    """The identifying part: an Enum member's value, a row's primary key, the fields of a record."""
     while isinstance(value, Enum):
         value = value.value
     if isinstance(value, _class("django.db.models", "Model")):
         if value.pk is None:
             raise UnstableText(f"this {type(value).__qualname__} has no primary key; save it first")
         return _reduced(value.pk)
-    if isinstance(value, dt.datetime) and value.utcoffset() is not None:
-        return value.astimezone(dt.timezone.utc)
     base = _class("pydantic", "BaseModel")
     if isinstance(value, base) and type(value).__str__ is base.__str__:
         # Pydantic's own text shows a set in the order of its hashes.
@@ -169,7 +175,9 @@ def _number(value: float | Decimal) -> str:
 
 
 def _own(value: Any) -> str:  # noqa: ANN401 - any value at all
-    """The text that the type itself defines."""
+    """The text that the type itself defines; a time with a zone is in UTC."""
+    if isinstance(value, dt.datetime) and value.utcoffset() is not None:
+        return value.astimezone(dt.timezone.utc).isoformat()
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
     if isinstance(value, bytes | bytearray):

@@ -37,8 +37,21 @@ WHOLE = {
 """The text of 5 in these formats."""
 PARTS = {">5": "  0.5", ",": "0.5", ".2f": "0.50", "f": "0.500000", ".3": "0.5", "%": "50.000000%"}
 """The text of a half in these formats."""
+EXACT = {
+    ".2f": "12345678901234567.00",
+    ",.0f": "12,345,678,901,234,567",
+    ".17": "12345678901234567",
+    ".0%": "1234567890123456700%",
+    "_d": "12_345_678_901_234_567",
+    "_.0f": "12_345_678_901_234_568",
+}
+"""The text of `LARGE` in these formats. Only a float has a format with `_` and a point."""
 UTC = dt.timezone.utc
 NOON = dt.datetime(2026, 5, 1, 12, tzinfo=UTC)
+HALF_PAST = dt.datetime(2026, 7, 1, 0, 30, tzinfo=dt.timezone(dt.timedelta(hours=2)))
+"""The day before in UTC."""
+LARGE = 12345678901234567
+"""No float is equal."""
 NUMBER = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 
@@ -314,7 +327,8 @@ def test_no_way_of_writing_a_field_lets_an_address_through(template: str) -> Non
         ("{value!r}", {"b", "a"}, '["a","b"]'),
         ("{value!r}", "eu", "'eu'"),
         ("{value!s}", 5.0, "5"),
-        ("{value:%Y-%m}", NOON, "2026-05"),
+        ("{value:%Y-%m-%d %H:%M}", HALF_PAST, "2026-07-01 00:30"),
+        ("{value!s:>26}", HALF_PAST, " 2026-06-30T22:30:00+00:00"),
         ("{value:03d}", Level.HIGH, "003"),
         ("{value:>5}", Color.RED, "  red"),
         ("{value:>6}", Money(), " 5 EUR"),
@@ -335,11 +349,10 @@ def test_conversions_and_formats_keep_the_text_stable(template: str, value: obje
         *((spec, (0.5, Decimal("0.5"), Decimal("0.50"), Decimal("5e-1")), said) for spec, said in PARTS.items()),
         (">22", (Decimal("0.12345678901234567890"), Decimal("0.1234567890123456789")), " 0.1234567890123456789"),
         (".1f", (math.inf, Decimal("Infinity")), "inf"),
-        (
-            "%m-%d",
-            (NOON.replace(hour=1), NOON.replace(hour=1).astimezone(dt.timezone(-dt.timedelta(hours=2)))),
-            "05-01",
-        ),
+        *((spec, (LARGE, Decimal(LARGE), Decimal(f"{LARGE}.00")), said) for spec, said in EXACT.items()),
+        (".2f", (10**350, Decimal("1E+350")), "1" + "0" * 350 + ".00"),
+        (".2g", (10**350, Decimal("1E+350")), "1.0e+350"),
+        ("e", (10**22, 1e22, Decimal("1E+22")), "1.000000e+22"),
     ],
 )
 def test_equal_values_have_the_same_text_in_a_format(spec: str, equal: tuple[object, ...], expected: str) -> None:
@@ -386,5 +399,6 @@ def test_an_address_in_a_text_argument_is_accepted(wrap: Any) -> None:  # noqa: 
     fault = "segfault at 0x7fff12345678 in main"
     assert key("a:{value:>40}", fault) == f"a:{fault:>40}"
     assert Key(lambda *_: f"a:{fault}", task).of((), {"value": wrap(fault)}) == (f"a:{fault}",)
+    assert Key(lambda *_: "a:segfault at 0x7fff", task).of(("segfault at 0x7fff", 3), {}) == ("a:segfault at 0x7fff",)
     with pytest.raises(ConfigurationError, match="an object's address"):
         Key(lambda *_: f"a:{fault}:{Plain()}", task).of((), {"value": wrap(fault)})
