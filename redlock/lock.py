@@ -57,8 +57,7 @@ class Lock:
         self.names = names
         self._context = context
         self._options = options
-        if not options.thread_local:
-            self._local: Any = SimpleNamespace(leases=[])
+        self._local: Any = threading.local() if options.thread_local else SimpleNamespace(leases=[])
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(misuse.NO_COPY_OF_LOCK)
@@ -131,12 +130,13 @@ class Lock:
 
     @property
     def _leases(self) -> list[Lease]:
+        if self._options.thread_local and not isinstance(self._local, threading.local):
+            # gevent or eventlet has replaced the class, for example in a worker with a preloaded module.
+            self._local = threading.local()
         try:
             leases: list[Lease] = self._local.leases
         except AttributeError:
-            # Not before: gevent or eventlet can replace the class, for example in a worker with a preloaded module.
-            local = self.__dict__.setdefault("_local", threading.local())
-            leases = local.leases = []
+            leases = self._local.leases = []
         return leases
 
     @property

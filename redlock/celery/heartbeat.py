@@ -18,6 +18,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.signals import celeryd_after_setup, celeryd_init, worker_init
+from celery.worker import state
 
 from redlock import _files, _log
 from redlock.celery.conf import of_conf
@@ -54,14 +55,21 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is
         self._next = consumer.timer.call_after(SECONDS, self.start, (consumer,))
 
     def stop(self, _consumer: Any) -> None:  # noqa: ANN401 - Celery is untyped
-        """Stop, because the consumer has lost its broker."""
+        """Stop, because the consumer has lost its broker, or because the worker ends after its current tasks."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
+        # The exit status, which may be 0.
+        if any(ends is not None and ends is not False for ends in (state.should_stop, state.should_terminate)):
+            self._remove_metrics()
 
     def shutdown(self, consumer: Any) -> None:  # noqa: ANN401 - Celery is untyped
-        """Stop, because the worker ends. Otherwise node_exporter would show its last waiters for ever."""
+        """Stop, because the worker ends."""
         self.stop(consumer)
+        self._remove_metrics()
+
+    def _remove_metrics(self) -> None:
+        # Otherwise node_exporter would show the last number of waiters for ever.
         metrics = Path(self._settings.metrics_file)
         with contextlib.suppress(OSError):
             if metrics.is_file():

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from celery.states import READY_STATES
 from prometheus_client.parser import text_string_to_metric_families
 
 from redlock import Redlock
@@ -56,9 +57,14 @@ def test_the_metrics_agree_with_the_log_across_children(
     assert found["redlock_wait_seconds_bucket/+Inf"] == found["redlock_wait_seconds_count"]
     assert found["redlock_hold_seconds_sum"] > 0
     assert found["redlock_lost_total"] == 0
-    worker.signal(signal.SIGTERM)
+    with client.lock("policy:held"):
+        patient = fixture.send(f"{POLICIES}.wait", "held")
+        eventually(lambda: f"owner_label='{patient}@" in worker.log, "the task that waits")
+        worker.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not path.exists(), "no file, which would show its last number of waiters for ever")
+        assert fixture.state(patient) not in READY_STATES, "the task still waits"
     worker.process.wait(60)
-    assert not path.exists(), "otherwise its last number of waiters would be shown for ever"
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])

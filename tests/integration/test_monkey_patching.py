@@ -15,7 +15,7 @@ from tests.integration.tools import renewed
 # A name is resolved in another thread.
 client = Redlock([*sys.argv[2:5], "redis://localhost:1", "redis://localhost:2"], node_timeout=0.9)
 lock = client.lock("a", reentrant=True)
-with client.lock("of the parent"):
+with client.lock("of the parent"), lock:
     pass
 if os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
@@ -30,8 +30,8 @@ else:
 said, inside = [], []
 
 def share():
-    said.append(lock.acquire(blocking=False))
     said.append(lock.owned())
+    said.append(lock.acquire(blocking=False))
 
 def enter():
     with lock as lease:
