@@ -39,7 +39,7 @@ def parse(url: str) -> dict[str, Any]:
         begin = repr(scheme) if _SCHEME.fullmatch(scheme) else "something"
         raise ConfigurationError(f"a node address begins with {begin}, which can't be used; {_RIGHT}")
     parts = _parts(text)
-    if _is_cut_short(parts) if parts else _has_right_end(text):
+    if _needs_escapes(parts) if parts else _has_right_end(text):
         raise ConfigurationError(
             f"a node address with {scheme}:// has a special character before its @; in a user name or password "
             "write %2F for /, %23 for #, %3F for ?, %5B for [, %5D for ] and %40 for @"
@@ -140,12 +140,15 @@ def _parts(text: str) -> SplitResult | None:
     return parts
 
 
-def _is_cut_short(parts: SplitResult) -> bool:
-    """Whether the part after the host has the @ that ends the password."""
+def _needs_escapes(parts: SplitResult) -> bool:
+    """Whether the part after the host has the @ that ends the password, or the password has a bracket."""
     bare = [part for part in parts.query.split("&") if "=" not in part]
     # A socket has no host: its user ends with the @, and the path may have another.
     whole = not parts.netloc or (parts.scheme == "unix" and parts.netloc.endswith("@"))
-    return not whole and any("@" in rest for rest in (parts.path, parts.fragment, *bare))
+    if not whole and any("@" in rest for rest in (parts.path, parts.fragment, *bare)):
+        return True
+    # Python 3.10 accepts these before the @, and later versions do not.
+    return not {"[", "]"}.isdisjoint(parts.netloc.rpartition("@")[0])
 
 
 def _has_right_end(text: str) -> bool:
