@@ -78,11 +78,12 @@ class Lease(LeaseSteps):
     def _accept_grant(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         self._connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms
         held_leases.add(self)
-        self._context.event_log.acquired(self.resource, grant, waited_ms)
         if self._is_renewed:
             self._context.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
         elif self._on_lost is not None:
             self._watch()
+        # Last: without a thread for the renewal, the attempt fails and is cancelled.
+        self._context.event_log.acquired(self.resource, grant, waited_ms)
 
     def _undo(self) -> None:
         self._grant = None

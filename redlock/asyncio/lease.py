@@ -106,11 +106,11 @@ class Lease(LeaseSteps):
         self._grant, self._acquired_ms, self.waited_ms = grant, now_ms(), waited_ms
         try:
             held_leases.add(self)
-            self._context.event_log.acquired(self.resource, grant, waited_ms)
             if self._is_renewed:
                 self._parts.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
             elif self._on_lost is not None or self._scope is not None:
                 self._watch()
+            self._context.event_log.acquired(self.resource, grant, waited_ms)
         except BaseException:
             self._grant = None
             raise

@@ -22,9 +22,10 @@ from tests.sim.source import Package, Source, Variant, changed_texts, scripts
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 56, 57)
 ELSEWHERE = (0, 1, 12)
-FOUND = (434, 4944, 20_102_909)
+FOUND = (434, 4944, 20_102_909, 20_663_912)
 """A client that could not close without a free descriptor. A reply of a simulated node that was cut. A command of a
-killed client with other settings, which came after the operator had repaired the only node.
+killed client with other settings, which came after the operator had repaired the only node. An attempt that was logged
+as acquired, and then cancelled because no thread could renew its lease.
 """
 
 BROKEN = {
