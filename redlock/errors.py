@@ -1,13 +1,13 @@
 """The exceptions of this package.
 
-    redis.exceptions.LockError            the base class of redis-py's lock errors
-    └── RedlockError                      the base class of all errors of this package
-        ├── ConfigurationError            the call or the settings are wrong; waiting will not help
-        ├── LockContended                 another client holds the lock
-        ├── QuorumUnavailable             too few nodes answered
-        ├── NotHeld                       release or extension of a lock that the caller does not hold
-        ├── LockLost                      the lease ended too early (also a LockNotOwnedError)
-        └── Stale                         the fenced store has seen a newer token
+    redis.exceptions.LockError            the base class of redis-py's lock errors.
+    └── RedlockError                      the base class of all errors of this package.
+        ├── ConfigurationError            the call or the settings are wrong; waiting will not help.
+        ├── LockContended                 another client holds the lock.
+        ├── QuorumUnavailable             too few nodes answered.
+        ├── NotHeld                       release or extension of a lock that the caller does not hold.
+        ├── LockLost                      the lease ended too early (also a LockNotOwnedError).
+        └── Stale                         the fenced store has seen a newer token.
 
 Invariants: `args` are the arguments of the constructor, and all of them are plain JSON values. So each error survives
 pickle and Celery's JSON results. No argument ever holds a password.

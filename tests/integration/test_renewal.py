@@ -15,6 +15,7 @@ from redlock import Lease, Lock, LockLost, QuorumUnavailable, Redlock, RedlockEr
 from redlock._clock import now_ms
 from redlock._core.votes import Grant
 from redlock._locking.lock_events import LockEventLog
+from redlock._threads import NoThread
 from redlock._transport import codec
 from redlock.testing.redis_server import Cluster
 from tests.integration.threads import in_threads
@@ -33,6 +34,7 @@ from tests.integration.tools import (
     run_out,
     sends,
 )
+from tests.no_threads import no_thread
 
 
 @pytest.fixture
@@ -431,6 +433,15 @@ def test_a_loss_that_cannot_be_reported_ends_no_other(brief: Redlock, monkeypatc
     renewed(leases[0], *leases[1:])
     for lease in leases:
         lease.release()
+
+
+def test_a_lease_that_no_thread_can_renew_is_not_acquired(brief: Redlock, caplog: pytest.LogCaptureFixture) -> None:
+    assert brief.holder("x") is None  # the connections need threads too
+    caplog.set_level("INFO", "redlock")
+    with no_thread("redlock-renewal"), pytest.raises(NoThread):
+        brief.lease("x", renew=True).acquire(0)
+    assert not [line for line in caplog.messages if line.startswith("acquired ")]
+    assert brief.lock("x").acquire(blocking=False)
 
 
 def test_a_copy_of_the_context_in_another_thread_holds_nothing(brief: Redlock) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from redlock.testing.redis_server import Cluster
 from tests.integration.processes import children
 from tests.integration.shell import Shell, is_running, is_running_in, python
 from tests.integration.tools import eventually, holders, is_free, kill_all, raws, talking
+from tests.no_threads import no_thread
 
 NAME = "report"
 
@@ -86,20 +86,11 @@ def test_a_program_that_can_not_be_run_is_one_line(shell: Shell, nodes: Cluster,
     assert is_free(nodes.servers, NAME)
 
 
-def test_a_program_does_not_run_without_its_watchdog(
-    client: Redlock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As at a container's limit of threads; the lock must not become free while the program runs."""
-    start = threading.Thread.start
-
-    def refuse(thread: threading.Thread) -> None:
-        if thread.name == "redlock-watchdog":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+def test_a_program_does_not_run_without_its_watchdog(client: Redlock, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lock must not become free while the program runs."""
     before = children()
-    status = run.run(client, NAME, [sys.executable, "-c", STUBBORN], {}, wait=0, grace=0)
+    with no_thread("redlock-watchdog"):
+        status = run.run(client, NAME, [sys.executable, "-c", STUBBORN], {}, wait=0, grace=0)
     assert status == run.CANNOT_RUN
     assert capsys.readouterr().err == f"redlock: {sys.executable}: this process can't start a thread\n"
     assert children() == before

@@ -22,6 +22,7 @@ from redlock.testing.redis_server import Cluster
 from tests.integration.alarms import alarm
 from tests.integration.threads import started
 from tests.integration.tools import blocked_clients, eventually, label, raw, raws
+from tests.no_threads import no_thread
 
 NAME = "account:42"
 Events = list[tuple[str, dict[str, object]]]
@@ -175,18 +176,8 @@ def test_a_client_that_never_waits_reports_nothing(nodes: Cluster, client: Redlo
         assert not list(redis.scan_iter(f"{wait_report.KEY}*"))
 
 
-def test_a_wait_does_not_need_the_thread_that_reports_it(
-    client: Redlock, rival: Redlock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = threading.Thread.start
-
-    def refuse(thread: threading.Thread) -> None:
-        if thread.name == "redlock-waits":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    with rival.lock(NAME), pytest.raises(LockContended):
+def test_a_wait_does_not_need_the_thread_that_reports_it(client: Redlock, rival: Redlock) -> None:
+    with rival.lock(NAME), no_thread("redlock-waits"), pytest.raises(LockContended):
         client.lease(NAME).acquire(50)
 
 

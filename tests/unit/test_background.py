@@ -15,6 +15,7 @@ from redlock import _threads
 from redlock._background import Background, Callbacks
 from redlock._clock import now_ms
 from redlock._transport.background_releaser import BackgroundReleaser
+from tests.no_threads import no_thread
 
 LONG = 30.0
 
@@ -174,25 +175,17 @@ class UsedConnections:
     rounds = 1
 
 
-def start_nothing(_: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
-
-
-def test_a_release_is_not_taken_as_watched_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading.Thread, "start", start_nothing)
+def test_a_release_is_not_taken_as_watched_without_a_thread() -> None:
     releaser, links = BackgroundReleaser(), UsedConnections()
     for _ in range(2):
-        with pytest.raises(RuntimeError):
+        with no_thread(), pytest.raises(_threads.NoThread):
             releaser.watch(links)  # type: ignore[arg-type]  # the part that it uses
 
 
-def test_a_callback_without_a_thread_is_called_with_the_next(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_callback_without_a_thread_is_called_with_the_next(caplog: pytest.LogCaptureFixture) -> None:
     """The call raises nothing: its caller has `LockLost` to raise."""
     callbacks, called = Callbacks(), threading.Semaphore(0)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start_nothing)
+    with no_thread():
         for _ in range(20):
             callbacks.call("r", called.release)
     assert caplog.text.count("on-lost-failed resource=r") == 20

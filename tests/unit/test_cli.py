@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-import threading
 
 import pytest
 from celery import Celery
@@ -17,6 +16,7 @@ from redlock.admin.force_release import Target
 from redlock.cli import main, run
 from redlock.cli.simulate import Plan
 from redlock.settings import Settings
+from tests.no_threads import no_thread
 
 
 @pytest.mark.parametrize("retries", ["many", "", "3.0"])
@@ -41,16 +41,9 @@ def test_a_bad_setting_in_the_environment_is_one_line_too(
     assert "did you mean REDLOCK_TTL?" in capsys.readouterr().err
 
 
-def test_a_command_without_a_thread_is_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As at a container's limit of threads."""
-
-    def start_nothing(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start_nothing)
-    assert main.main(["status", "--nodes", "127.0.0.1:1"]) == main.BAD_INPUT
+def test_a_command_without_a_thread_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with no_thread():
+        assert main.main(["status", "--nodes", "127.0.0.1:1"]) == main.BAD_INPUT
     assert capsys.readouterr().err == "redlock: this process can't start a thread\n"
 
 

@@ -24,6 +24,7 @@ from redlock._transport.node import (
     describe_failure,
 )
 from redlock._transport.node_health import NodeHealth
+from tests.no_threads import no_thread
 
 CANARY = "canary-b7Qx"
 
@@ -368,15 +369,10 @@ def test_the_lock_needs_no_other_value_of_info(name: str) -> None:
     assert greeted({key: value for key, value in FULL_INFO.items() if key != name}) == ("r1", "")
 
 
-def test_a_name_is_asked_again_after_no_thread_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", fail)
-        with pytest.raises(ERRORS) as failure:
-            dial._addresses("localhost", 1, time.monotonic() + 5)
-        assert describe_failure(failure.value, 100) == "this process can't start a thread"
+def test_a_name_is_asked_again_after_no_thread_started() -> None:
+    with no_thread(), pytest.raises(ERRORS) as failure:
+        dial._addresses("localhost", 1, time.monotonic() + 5)
+    assert describe_failure(failure.value, 100) == "this process can't start a thread"
     assert dial._addresses("localhost", 1, time.monotonic() + 5)
 
 

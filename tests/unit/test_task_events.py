@@ -14,6 +14,7 @@ from celery.events.state import State
 from redlock import Lease, _log
 from redlock.celery import expiry, task_events
 from redlock.celery.task_events import NO_EVENTS, Sender, TaskEventEmitter, emitter_for, wait_listeners
+from tests.no_threads import no_thread
 
 APP = Celery(set_as_current=False, broker="memory://")
 
@@ -158,19 +159,14 @@ def test_a_worker_without_task_events_tells_nobody(
 def test_events_beyond_the_limit_are_dropped_and_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No thread empties the queue, as at the limit of a container."""
-
-    def start_nothing(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start_nothing)
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     caplog.set_level("DEBUG", "redlock")
     sent: list[object] = []
     monkeypatch.setattr(Sender, "_send", staticmethod(lambda _app, batch: sent.extend(batch)))
     sender = Sender(APP)
-    for number in range(1_500):
-        sender.put("w1@h", {"type": "task-lock-waiting", "uuid": str(number)})
+    with no_thread():  # that empties the queue
+        for number in range(1_500):
+            sender.put("w1@h", {"type": "task-lock-waiting", "uuid": str(number)})
     assert sender._queue.qsize() == 1_000
     for _ in range(2):
         sender._work()
