@@ -119,6 +119,16 @@ class Client:
         self.state.receive(self[place], data, self.now)
         self.close()
 
+    def answer(self, places: Iterable[int], data: bytes) -> None:
+        """These nodes send the same bytes."""
+        for place in places:
+            self.receive(place, data)
+
+    def time_out(self, tally: VoteTally) -> None:
+        """A node timeout passes, and the round ends."""
+        self.now += TIMEOUT_MS
+        self.state.expire(tally, self.now)
+
     def letters(self, tally: VoteTally) -> str:
         """The votes so far."""
         return "".join("." if vote.unanswered else vote.kind.value for vote in tally.votes)

@@ -169,8 +169,7 @@ def test_a_rejection_by_a_minority_costs_its_votes_only() -> None:
     client = Client()
     tally = client.begin()
     client.receive(0, refusal())
-    for place in (1, 2, 3):
-        client.receive(place, GRANT)
+    client.answer((1, 2, 3), GRANT)
     result = client.state.finish(tally, client.now)
     assert result.won
     assert result.disagreement is None, "a minority's rejection is hidden"
@@ -180,8 +179,7 @@ def test_a_rejection_by_a_minority_costs_its_votes_only() -> None:
     assert client.letters(tally) == "....."
     client.receive(0, GRANT)
     assert client.letters(tally) == "G....", "it has accepted the client"
-    for place in (1, 2):
-        client.receive(place, GRANT)
+    client.answer((1, 2), GRANT)
     client.state.finish(tally, client.now)
     client.dial(ATTEMPT)
     assert client.state.is_ready(client.now)
@@ -192,11 +190,9 @@ def test_a_rejecting_node_that_is_silent_is_not_waited_for() -> None:
     client.begin()
     client.receive(0, refusal())
     tally = client.begin(EXTENSION, Wait.ALL)
-    for place in (1, 2, 3, 4):
-        client.receive(place, GRANT + GRANT)
+    client.answer((1, 2, 3, 4), GRANT + GRANT)
     assert not tally.is_over
-    client.now += TIMEOUT_MS
-    client.state.expire(tally, client.now)
+    client.time_out(tally)
     tally = client.begin(EXTENSION, Wait.ALL)
     assert client.letters(tally) == "S...."
 
@@ -204,8 +200,7 @@ def test_a_rejecting_node_that_is_silent_is_not_waited_for() -> None:
 def test_a_client_that_a_quorum_rejects_asks_for_no_vote() -> None:
     client = Client()
     tally = client.begin()
-    for place in (0, 1, 2):
-        client.receive(place, refusal())
+    client.answer((0, 1, 2), refusal())
     result = client.state.finish(tally, client.now)
     assert result.disagreement == 0
     places, _ = client.dial(ATTEMPT)
@@ -224,8 +219,7 @@ def test_a_client_that_a_quorum_rejects_asks_for_no_vote() -> None:
 def test_a_rejection_that_is_late_for_its_round_counts() -> None:
     client = Client()
     tally = client.begin()
-    for place in (0, 1, 2):
-        client.receive(place, GRANT)
+    client.answer((0, 1, 2), GRANT)
     client.state.finish(tally, client.now)
     client.receive(4, refusal())
     assert client[4].refusal is not None
@@ -239,8 +233,7 @@ def test_addresses_of_the_same_server_cast_one_vote(caplog: pytest.LogCaptureFix
         client.connect(place, run_id=server * 40)
     assert sum("node-duplicate" in line for line in caplog.messages) == 2
     tally = client.begin()
-    for place in range(5):
-        client.receive(place, GRANT)
+    client.answer(range(5), GRANT)
     assert client.letters(tally) == "GSGGS"
     assert tally.votes[1].same_as == "h:0"
     assert [one.handle.kinds() for one in client.state.all] == [["Acquire"]] * 5, "all of them get the command"

@@ -140,8 +140,7 @@ def test_a_reset_inside_a_reply_is_a_vote_less(sent: bytes) -> None:
     assert client.closed == [handle], "the driver closes it once"
     assert client.letters(tally) == "..S.."
     assert tally.votes[2].reason == "connection reset by peer"
-    for place in (0, 1, 3):
-        client.receive(place, GRANT)
+    client.answer((0, 1, 3), GRANT)
     assert tally.is_over
     client.connect(2)
     tally = client.begin()
@@ -174,8 +173,7 @@ def test_bytes_that_are_no_reply_end_the_connection(data: bytes, reason: str) ->
 def test_a_round_waits_once_for_the_reply_of_a_dripping_node() -> None:
     client = Client()
     tally = client.begin(wait=Wait.ALL)
-    for place in range(4):
-        client.receive(place, GRANT)
+    client.answer(range(4), GRANT)
     for at in range(10):
         client.now += 10
         client.receive(4, GRANT[at : at + 1])
@@ -190,8 +188,7 @@ def test_a_round_waits_once_for_the_reply_of_a_dripping_node() -> None:
     assert client.dial(EXTENSION) == (set(), [])
     tally = client.begin(EXTENSION, Wait.ALL)
     assert client[4].handle.kinds() == ["Acquire", "Extend"], "it gets the command"
-    for place in range(4):
-        client.receive(place, GRANT)
+    client.answer(range(4), GRANT)
     assert tally.is_over, "nobody waits for the suspect"
     client.state.finish(tally, client.now)
 
@@ -205,8 +202,7 @@ def test_a_round_waits_once_for_the_reply_of_a_dripping_node() -> None:
 def test_a_late_reply_counts_for_no_other_round() -> None:
     client = Client()
     first = client.begin()
-    for place in (0, 1, 2):
-        client.receive(place, GRANT)
+    client.answer((0, 1, 2), GRANT)
     assert client.state.finish(first, client.now).won
     second = client.begin()
     client.receive(3, GRANT)
@@ -223,15 +219,11 @@ def test_a_late_refusal_is_a_missing_vote(monkeypatch: pytest.MonkeyPatch, caplo
     client, full = Client(), b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
     for command in (ATTEMPT, EXTENSION, RELEASE):
         tally = client.begin(command)
-        for place in (0, 1, 2):
-            client.receive(place, GRANT)
+        client.answer((0, 1, 2), GRANT)
         client.state.finish(tally, client.now)
         client.receive(3, GRANT)
         client.receive(4, full)
-    tally = client.begin(wait=Wait.ALL)
-    client.now += TIMEOUT_MS
-    client.state.expire(tally, client.now)
-    client.state.finish(tally, client.now)
+    silence(client, 0)
     client.receive(4, full)
     assert [list(missing) for missing in counted] == [["h:4"], ["h:4"]]
     assert len([line for line in caplog.messages if line.startswith("vote-missing missing='h:4: ")]) == 1
@@ -261,8 +253,7 @@ def test_rounds_at_the_same_time_get_their_own_replies() -> None:
     tallies = [client.begin(INSPECTION), client.begin(ATTEMPT), client.begin(RELEASE, Wait.COUNTED)]
     for tally in tallies:
         tally.on_news = print
-    for place in (4, 2, 0):
-        client.receive(place, GRANT + DENIAL)
+    client.answer((4, 2, 0), GRANT + DENIAL)
     client.receive(4, RELEASED)
     assert [client.letters(tally) for tally in tallies] == ["G.G.G", "D.D.D", "....G"]
     assert list(map(tallies.index, client.state.with_news)) == [0, 1] * 3 + [2]
@@ -273,14 +264,17 @@ def test_rounds_at_the_same_time_get_their_own_replies() -> None:
     assert list(map(tallies.index, client.state.with_news)) == [2, 0, 1, 2]
 
 
+def silence(client: Client, answering: int) -> None:
+    """A round that only so many nodes answer in time."""
+    tally = client.begin(wait=Wait.ALL)
+    client.answer(range(answering), GRANT)
+    client.time_out(tally)
+    client.state.finish(tally, client.now)
+
+
 def test_a_suspect_node_loses_its_connection_after_a_second() -> None:
     client = Client()
-    tally = client.begin(wait=Wait.ALL)
-    for place in range(4):
-        client.receive(place, GRANT)
-    client.now += TIMEOUT_MS
-    client.state.expire(tally, client.now)
-    client.state.finish(tally, client.now)
+    silence(client, 4)
     client.now += 1_000
     assert client.dial(ATTEMPT) == (set(), [])
     client.now += 1
@@ -292,15 +286,6 @@ def test_a_suspect_node_loses_its_connection_after_a_second() -> None:
     assert places == {4}
     assert not awaited, "no round waits for a node that is down"
     assert client.dial(ATTEMPT) == (set(), []), "a dial is under way"
-
-
-def silence(client: Client, answering: int) -> None:
-    tally = client.begin(wait=Wait.ALL)
-    for place in range(answering):
-        client.receive(place, GRANT)
-    client.now += TIMEOUT_MS
-    client.state.expire(tally, client.now)
-    client.state.finish(tally, client.now)
 
 
 def test_without_a_quorum_silent_connections_are_renewed_at_once() -> None:
@@ -450,8 +435,7 @@ def test_a_node_that_never_answers_loses_the_connection_at_last() -> None:
     client = Client()
     for _ in range(4_096):
         tally = client.begin(INSPECTION)
-        for place in (0, 1, 2, 3):
-            client.receive(place, GRANT)
+        client.answer((0, 1, 2, 3), GRANT)
         client.state.finish(tally, client.now)
     assert client[4].handle is not None
     tally = client.begin(INSPECTION, Wait.ALL)
@@ -470,8 +454,7 @@ def test_a_node_that_answers_unread_commands_costs_little(replies: tuple[bytes, 
     for number in range(20_000):
         # A long name, so that few rounds are enough.
         client.state.begin(Round(Inspect((f"{number % 10}" * 1_000,)), Wait.DECIDED), client.now)
-        for place in (0, 1, 2, 3):
-            client.receive(place, GRANT)
+        client.answer((0, 1, 2, 3), GRANT)
         client.write((0, 1, 2, 3))
         for reply in replies:
             if node.handle is not None:

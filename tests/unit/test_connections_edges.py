@@ -53,8 +53,7 @@ def test_any_number_of_replies_ends_a_suspicion() -> None:
         client = Client()
         for _ in range(replies.count(b"*")):
             tally = client.begin(EXTENSION)
-            client.now += TIMEOUT_MS
-            client.state.expire(tally, client.now)
+            client.time_out(tally)
         assert not client[0].is_fit
         client.receive(0, replies)
         assert [one.is_fit for one in client.state.all] == [True, *[False] * 4]
@@ -152,8 +151,7 @@ def test_no_single_node_chooses_the_token(ahead_us: int, time_ms: int) -> None:
     for _ in range(3):
         tally = client.begin()
         client.receive(0, granted(WALL_US + ahead_us, time_ms))
-        for place in (1, 2):
-            client.receive(place, granted(WALL_US))
+        client.answer((1, 2), granted(WALL_US))
         assert not tally.is_over
         client.state.lost(client[4], "gone")
         client.receive(3, granted(WALL_US))
@@ -196,16 +194,14 @@ def test_a_token_that_was_kept_back_counts_at_the_deadline() -> None:
     client, tally = with_grants(0, 5, 6)
     client.state.lost(client[1], "gone")
     assert not tally.is_over, "its vote stays, although its connection has ended"
-    client.now += TIMEOUT_MS
-    client.state.expire(tally, client.now)
+    client.time_out(tally)
     assert client.letters(tally) == "GGGSS"
     assert [one.suspect_since_ms is None for one in client.state.all] == [True, True, True, False, False]
 
 
 def test_a_token_kept_back_is_an_answer_at_the_deadline() -> None:
     client, tally = with_grants(0, 0, 9, 5)
-    client.now += TIMEOUT_MS
-    client.state.expire(tally, client.now)
+    client.time_out(tally)
     assert client.letters(tally) == "GG.GS", "the smaller token makes the quorum"
     assert [one.suspect_since_ms is None for one in client.state.all] == [True, True, True, True, False]
 
@@ -221,8 +217,7 @@ def test_the_token_of_a_denial_does_not_spread() -> None:
     client = Client()
     tally = client.begin()
     client.receive(0, b"*5\r\n:0\r\n:1764000000000\r\n:%d\r\n$3\r\nx:y\r\n:900\r\n" % (WALL_US + 3_599_000_000))
-    for place in (1, 2, 3):
-        client.receive(place, granted(WALL_US))
+    client.answer((1, 2, 3), granted(WALL_US))
     assert client.letters(tally) == "DGGG."
     assert client.state.finish(tally, client.now).backed_fence == WALL_US, "and the client does not remember it"
 
@@ -251,8 +246,7 @@ def test_a_token_kept_back_is_no_second_vote_of_a_server() -> None:
     tally = client.begin()
     for place, fence in enumerate((WALL_US + 5, WALL_US, WALL_US)):
         client.receive(place, granted(fence))
-    for place in (3, 4):
-        client.receive(place, DENIAL)
+    client.answer((3, 4), DENIAL)
     assert (client.letters(tally), tally.is_over) == ("SGGDD", True)
 
 

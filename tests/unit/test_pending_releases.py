@@ -89,8 +89,7 @@ def test_outcomes_are_reported_once_and_in_order() -> None:
     client = Releasing()
     for _ in range(3):
         client.release()
-    for place in (0, 1, 2):
-        client.receive(place, RELEASED * 2)
+    client.answer((0, 1, 2), RELEASED * 2)
     client.releases.report(client.now)
     assert client.outcomes == [(0, Outcome.RELEASED), (1, Outcome.RELEASED)]
     client.now += 80
@@ -99,8 +98,7 @@ def test_outcomes_are_reported_once_and_in_order() -> None:
     client.now += 1
     client.releases.report(client.now)
     assert client.outcomes[2:] == [(2, Outcome.UNKNOWN)]
-    for place in (0, 1, 2):
-        client.receive(place, RELEASED)
+    client.answer((0, 1, 2), RELEASED)
     client.releases.report(client.now)
     assert len(client.outcomes) == 3
 
@@ -114,8 +112,7 @@ def test_the_time_of_a_held_back_release_counts_from_its_send() -> None:
     client.write()
     client.releases.report(client.now + 80)
     assert not client.outcomes
-    for place in (0, 1, 2):
-        client.receive(place, RELEASED)
+    client.answer((0, 1, 2), RELEASED)
     client.releases.report(client.now)
     assert client.outcomes == [(0, Outcome.RELEASED)]
 
