@@ -14,7 +14,7 @@ from redlock._locking.effects import AwaitTurn, Borrow, Effect, PassOn, Receive,
 from redlock._transport.node import UnsuitableNode
 from redlock._transport.socket_errors import NoReply
 from tests.unit.helpers import DEAD, denied, granted, round_result
-from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Borrowed, Cancelled, Trial
+from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Borrowed, Cancelled, Trial, denied_trial, waiting_trial
 
 
 def test_a_free_lock_takes_one_attempt(client: Redlock) -> None:
@@ -29,8 +29,7 @@ def test_a_free_lock_takes_one_attempt(client: Redlock) -> None:
 
 
 def test_a_denied_attempt_waits_for_a_wake_up_and_is_woken(client: Redlock) -> None:
-    trial = Trial(client)
-    trial.attempt(*[denied()] * 5)
+    trial = denied_trial(client)
     first = trial.command
     assert trial.is_queued
     borrowed = trial.wait()
@@ -93,9 +92,7 @@ def test_an_exception_in_a_wait_leaves_the_queue_at_once(
 
 
 def test_an_unused_wake_up_is_passed_on(client: Redlock) -> None:
-    trial = Trial(client)
-    trial.attempt(*[denied()] * 5)
-    borrowed = trial.wait()
+    trial, borrowed = waiting_trial(client)
     trial.steps.throw(Cancelled())
     effect = trial.send([WAKE_KEY, b"1"])
     assert type(effect) is PassOn
@@ -107,9 +104,7 @@ def test_an_unused_wake_up_is_passed_on(client: Redlock) -> None:
 
 
 def test_a_closed_generator_leaves_the_queue_and_yields_nothing(client: Redlock) -> None:
-    trial = Trial(client)
-    trial.attempt(*[denied()] * 5)
-    borrowed = trial.wait()
+    trial, borrowed = waiting_trial(client)
     trial.steps.close()
     assert borrowed.is_closed
     assert not trial.is_queued
@@ -123,8 +118,7 @@ def test_a_generator_closed_in_its_first_round_undoes_it(client: Redlock) -> Non
 
 
 def test_a_failed_wait_marks_the_node_as_down_and_goes_on(client: Redlock) -> None:
-    trial = Trial(client)
-    trial.attempt(*[denied()] * 5)
+    trial = denied_trial(client)
     first = trial.effect
     assert type(first) is Borrow
     effect = trial.steps.throw(UnsuitableNode("connection refused"))
@@ -136,8 +130,7 @@ def test_a_failed_wait_marks_the_node_as_down_and_goes_on(client: Redlock) -> No
 
 
 def test_a_node_that_does_not_wait_is_down(client: Redlock) -> None:
-    trial = Trial(client)
-    trial.attempt(*[denied()] * 5)
+    trial = denied_trial(client)
     node = trial.effect.node  # type: ignore[union-attr]  # Borrow
     borrowed = trial.wait()
     assert type(trial.send(None)) is Sleep
@@ -194,9 +187,7 @@ def test_a_larger_token_of_a_quorum_is_proposed_next(client: Redlock) -> None:
 
 
 def test_a_used_wake_up_is_not_used_again(client: Redlock) -> None:
-    trial = Trial(client)
-    trial.attempt(*[denied()] * 5)
-    trial.wait()
+    trial, _ = waiting_trial(client)
     trial.send([WAKE_KEY, b"1"])
     for _ in range(6):
         effect = trial.attempt(*[denied()] * 5)

@@ -19,7 +19,7 @@ from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import Node
 from tests.unit.helpers import DEAD, denied, granted, round_result
-from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Borrowed, Cancelled, Trial
+from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Borrowed, Cancelled, Trial, denied_trial, waiting_trial
 
 HOUR_US = 3_600_000_000
 
@@ -211,15 +211,13 @@ def test_too_few_servers_behind_the_addresses_end_it(client: Redlock) -> None:
 
 
 def test_the_holder_is_shown_to_the_waits_of_the_client(client: Redlock) -> None:
-    trial = Trial(client)
-    trial.attempt(*[denied()] * 5)
+    trial = denied_trial(client)
     assert trial.context.waits.holder(NAMES, 1_000) == masked_token(denied().holder)
     assert [(wait.names, wait.owner_label) for wait in trial.context.waits.pending()] == [(NAMES, "me")]
 
 
 def test_a_place_is_left_although_the_close_fails(client: Redlock) -> None:
-    trial = Trial(client)
-    trial.attempt(*[denied()] * 5)
+    trial = denied_trial(client)
 
     def close() -> None:
         raise OSError("as a socket")
@@ -231,9 +229,7 @@ def test_a_place_is_left_although_the_close_fails(client: Redlock) -> None:
 
 
 def test_a_wake_up_for_one_of_two_taken_names_is_passed_on(client: Redlock) -> None:
-    trial = Trial(client, names=("x", "y"))
-    trial.attempt(*[denied()] * 5)
-    trial.wait()
+    trial, _ = waiting_trial(client, ("x", "y"))
     trial.send([WAKE_KEY, b"1"])
     while type(effect := trial.attempt(*[denied()] * 5)) is Sleep:
         trial.send()
@@ -248,9 +244,7 @@ def test_a_wake_up_for_one_of_two_taken_names_is_passed_on(client: Redlock) -> N
 @pytest.mark.parametrize("kind", [Send, Receive])
 def test_an_interrupted_return_of_a_wake_up_ends_its_connection(client: Redlock, kind: type[Effect]) -> None:
     """The node may have half of the command, and its reply would be taken for that of the next command."""
-    trial = Trial(client, names=("x", "y"))
-    trial.attempt(*[denied()] * 5)
-    borrowed = trial.wait()
+    trial, borrowed = waiting_trial(client, ("x", "y"))
     trial.send([WAKE_KEY, b"1"])
     while type(trial.effect) is not Send:
         trial.effect = trial.send() if type(trial.effect) is Sleep else trial.attempt(*[denied()] * 5)
@@ -263,9 +257,7 @@ def test_an_interrupted_return_of_a_wake_up_ends_its_connection(client: Redlock,
 
 
 def test_a_wake_up_for_another_resource_is_no_wake_up(client: Redlock) -> None:
-    trial = Trial(client)
-    trial.attempt(*[denied()] * 5)
-    borrowed = trial.wait()
+    trial, borrowed = waiting_trial(client)
     assert type(trial.send([WAKE_KEY + b"y", b"1"])) is Sleep
     assert borrowed.is_closed
 

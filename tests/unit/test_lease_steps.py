@@ -238,6 +238,19 @@ def test_a_release_that_was_begun_is_no_loss_at_the_deadline(client: Redlock, cl
     assert (told, lease.is_held, lease._lost) == ([], False, "")
 
 
+@pytest.mark.parametrize("ahead_ms", [0, 1, 4_000], ids=["same millisecond", "1 ms", "4 s"])
+def test_a_deadline_beyond_the_ttl_does_not_end_renewal(client: Redlock, ahead_ms: int) -> None:
+    """As after an extension by hand, or where a renewal starts in the millisecond of the grant."""
+    lease = held(client, deadline_ms(TTL_MS, 0) + ahead_ms)
+    assert type(renewed(lease, ALL_GRANT)[1][0].command) is Extend
+    assert not lease._stopped
+
+
+def test_an_extension_by_hand_within_max_hold_is_renewed(client: Redlock) -> None:
+    lease = held(client, 8_000, max_hold_ms=20_000)
+    assert type(renewed(lease, ALL_GRANT)[1][0].command) is Extend
+
+
 def test_max_hold_counts_from_the_acquisition(client: Redlock, clock: list[int]) -> None:
     lease = held(client, max_hold_ms=6_000)
     clock[0] += 2_000
@@ -246,11 +259,12 @@ def test_max_hold_counts_from_the_acquisition(client: Redlock, clock: list[int])
     assert due_ms == clock[0] + renewal_ms(4_000)
 
 
-def test_a_lease_ends_with_its_deadline_after_max_hold(client: Redlock, clock: list[int]) -> None:
-    lease = held(client, 5_990, max_hold_ms=6_000)
-    assert renewed(lease) == (NOW_MS + 5_990, []), "it looks again at the deadline"
+@pytest.mark.parametrize("left_ms", [deadline_ms(6_000, 0), 5_990])
+def test_a_lease_ends_with_its_deadline_after_max_hold(client: Redlock, clock: list[int], left_ms: int) -> None:
+    lease = held(client, left_ms, max_hold_ms=6_000)
+    assert renewed(lease) == (NOW_MS + left_ms, []), "it looks again at the deadline"
     assert not lease.is_lost
-    clock[0] += 5_990
+    clock[0] += left_ms
     assert renewed(lease) == (None, [])
     assert lease._lost == "max_hold is over"
 

@@ -12,7 +12,7 @@ from redlock._core.commands import Acquire, Release, Round, Wait
 from redlock._core.votes import Grant, Vote
 from redlock._locking.acquisition import Acquisition
 from redlock._locking.effects import Borrow, Effect, Receive, Send, TakeConnections
-from tests.unit.helpers import round_result
+from tests.unit.helpers import denied, round_result
 
 NAMES = ("x",)
 WAKE_KEY = b"\x01redlock:wake:x"
@@ -91,3 +91,16 @@ class Trial:
         assert b"BLPOP" in effect.words
         assert type(self.send()) is Receive
         return borrowed
+
+
+def denied_trial(client: Redlock, names: tuple[str, ...] = NAMES) -> Trial:
+    """An acquisition after its first attempt, which all nodes have denied."""
+    trial = Trial(client, names=names)
+    trial.attempt(*[denied()] * 5)
+    return trial
+
+
+def waiting_trial(client: Redlock, names: tuple[str, ...] = NAMES) -> tuple[Trial, Borrowed]:
+    """Such an acquisition that waits for a wake-up, and its connection."""
+    trial = denied_trial(client, names)
+    return trial, trial.wait()
