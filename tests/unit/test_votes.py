@@ -170,6 +170,10 @@ def test_where_nobody_named_a_holder_there_is_none(vote: Vote) -> None:
         ([denied(), granted(), UNANSWERED, UNANSWERED, UNANSWERED], False),
         ([denied(), UNANSWERED, DEAD, DEAD, DEAD], False),
         ([UNANSWERED] * 5, False),
+        ([DEAD] * 3, False),
+        # A denied extension of an absent key has neither a holder nor a remaining time.
+        ([denied("", None)] * 5, False),
+        ([denied("", 50)] * 5, True),
     ],
 )
 def test_only_the_same_holder_on_a_quorum_counts_as_held(votes: list[Vote], held: bool) -> None:  # noqa: FBT001
@@ -331,13 +335,6 @@ def test_a_node_has_answered_if_it_voted_or_told_its_time() -> None:
 )
 def test_a_lock_is_only_reserved_if_no_node_names_a_holder(votes: list[Vote], only_reserved: bool) -> None:  # noqa: FBT001 - a parameter
     assert round_result(*votes).is_only_reserved is only_reserved
-
-
-def test_absent_keys_are_no_holder() -> None:
-    """A denied extension of an absent key has neither a holder nor a remaining time."""
-    assert not round_result(*[denied("", None)] * 5).held_by_a_quorum
-    assert round_result(*[denied("", 50)] * 5).held_by_a_quorum
-    assert not round_result(DEAD, DEAD, DEAD).held_by_a_quorum
 
 
 def test_what_is_shown_of_a_grant_has_no_secret() -> None:

@@ -71,6 +71,7 @@ def test_waiters_of_a_resource_choose_the_same_node() -> None:
         ([0, 5, 7, b"t", 9], Vote(Kind.DENIED, 7, "t", 9, time_ms=5)),
         ([0, 5, 0, "t", 0], Vote(Kind.DENIED, 0, "t", 0, time_ms=5)),
         ([0, 5, 0, b"t", 0], Vote(Kind.DENIED, 0, "t", 0, time_ms=5)),
+        ([0, 5, 7, "", 0], Vote(Kind.DENIED, 7, "", 0, time_ms=5)),
         ([0, 5, 7, "t", -1], Vote(Kind.DENIED, 7, "t", None, time_ms=5)),
         ([0, 5, 0, b"t\xff", -1], Vote(Kind.DENIED, 0, "t\N{REPLACEMENT CHARACTER}", time_ms=5)),
         (
