@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from redlock._transport.exchange import Exchange
 
-__all__ = ["declare_nodes"]
-
 _TIMEOUT_SECONDS = 2.0
 _HAS_RECORD = (
     "it has a record already, of a client or of an earlier start, so it may have forgotten a lock; "

@@ -15,8 +15,6 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from redlock._validation import is_utf8
 
-__all__ = ["REDIS", "redis_url", "urls"]
-
 REDIS = {
     "redis": "redis",
     "rediss": "rediss",

@@ -22,8 +22,6 @@ from redlock.admin.time_limit import ANSWERS, Overdue, within
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["QUEUE", "check"]
-
 QUEUE = "celery"
 """Celery's default queue."""
 _DELAYED_EXCHANGE = "celery_delayed_27"

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from redlock._transport.node import Node
     from redlock.admin.node_state import NodeState
 
-__all__ = ["CLOCK_LIMIT", "ClusterStatus", "LockInfo", "cluster_status", "probe_node"]
-
 _SHOWN = re.compile(r"(?P<owner_label>.*?)(?: since (?P<since>\d{4}-\S+Z))? \((?P<digits>[0-9a-f]{8})\)", re.DOTALL)
 CLOCK_LIMIT = 1.0
 """Seconds by which a node's clock may be off. With a short `max_ttl` the limit is half of `max_ttl`."""

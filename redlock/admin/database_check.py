@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Query = Callable[[str], list[Any]]
 
-__all__ = ["check"]
-
 _LOCKED = "a holder that is frozen inside a transaction keeps its resource locked"
 _LONG = 10
 """Leases that a wait may last before the doctor warns."""

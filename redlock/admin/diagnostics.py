@@ -16,8 +16,6 @@ from redlock._masking import mask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Finding", "Level", "sort", "worst"]
-
 
 class Level(enum.IntEnum):
     """The severity. Its number is the exit status."""

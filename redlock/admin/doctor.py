@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from redlock.admin.node_state import NodeState
     from redlock.settings import Settings
 
-__all__ = ["check", "examine", "examine_broker"]
-
 _FULL = 0.8
 _LONG_SECONDS = 60.0
 

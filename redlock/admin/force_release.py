@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from redlock._core.votes import RoundResult
     from redlock.client import Redlock
 
-__all__ = ["RISK", "Target", "take_away", "target"]
-
 RISK = (
     "A forced release raises the fence, then deletes the lock and wakes a waiter. The old holder finds out at its\n"
     "next renewal, within a third of its TTL; until then the old and the next holder both believe that they hold\n"

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from redlock._core.votes import Vote
 
-__all__ = ["NodeProbe"]
-
 _T = TypeVar("_T")
 _PERMITTED = wire.Script.load("permitted")
 _HOLDERS = wire.Script.load("holders")

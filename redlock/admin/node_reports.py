@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from redlock.admin.node_state import NodeState
 
-__all__ = ["kept", "not_reported"]
-
 _T = TypeVar("_T")
 
 _UNCHECKED = {

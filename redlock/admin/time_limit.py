@@ -13,8 +13,6 @@ from redlock import _threads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ANSWERS", "Overdue", "within"]
-
 T = TypeVar("T")
 
 ANSWERS = 5

@@ -19,8 +19,6 @@ from redlock.admin.diagnostics import Finding, warning
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["MARK", "Locked", "address", "findings", "is_locked", "locked_tasks", "marks", "timeout_of"]
-
 _NAME = "visibility_timeout"
 _OPTIONS, _QUEUES = "broker_transport_options", "predefined_queues"
 _URLS = ("broker_url", "broker_read_url", "broker_write_url")

@@ -13,8 +13,6 @@ import click
 from _redlock_command import main
 from redlock.celery import task_registry  # noqa: F401 - it registers `inspect locks`
 
-__all__ = ["redlock"]
-
 
 @click.command(
     name="redlock",

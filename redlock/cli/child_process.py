@@ -22,8 +22,6 @@ from redlock.testing.redis_server import die_with_parent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Program", "Stopped"]
-
 # The pipe closes at any end of this process. The pipe has the number of the group before the program begins.
 _WATCHER = """
 import os, signal, sys

@@ -27,20 +27,6 @@ from redlock.settings import read
 if TYPE_CHECKING:
     import argparse
 
-__all__ = [
-    "BAD_INPUT",
-    "DECLINED",
-    "INTERRUPTED",
-    "NO_QUORUM",
-    "UNCHANGED",
-    "doctor",
-    "init",
-    "release",
-    "run",
-    "simulate",
-    "status",
-]
-
 DECLINED, BAD_INPUT, NO_QUORUM, UNCHANGED, INTERRUPTED = 1, 2, 3, 4, 130
 
 _CLEAR = "\x1b[2J\x1b[H"

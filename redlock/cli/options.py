@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import argparse
     from types import ModuleType
 
-__all__ = ["broker_from", "database_from", "given", "settings_from", "text_of"]
-
 
 def settings_from(options: argparse.Namespace, *names: str) -> Settings:
     """Return the lock's settings. The command line has options for the settings in `names`."""

@@ -19,8 +19,6 @@ from redlock import _files
 from redlock._escaping import escape
 from redlock._log import LineFormatter, logger
 
-__all__ = ["close_streams", "log_to", "open_streams", "reason_of", "say", "show"]
-
 
 def open_streams() -> None:
     """Prepare the standard streams.

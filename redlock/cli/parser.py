@@ -14,8 +14,6 @@ from redlock.cli import commands
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["command_parser"]
-
 
 class Parser(argparse.ArgumentParser):
     """A parser that shows no password and no control character in an error, which repeats the typed text."""

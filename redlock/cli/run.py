@@ -35,18 +35,6 @@ if TYPE_CHECKING:
     from redlock.lease import Lease
     from redlock.settings import Settings
 
-__all__ = [
-    "CANNOT_CREATE",
-    "CANNOT_RUN",
-    "CONTENDED",
-    "LOST",
-    "NOT_FOUND",
-    "NO_QUORUM",
-    "LeaseWatchdog",
-    "environment",
-    "run",
-]
-
 # The values of sysexits.h, and 126 and 127 as in shells.
 NO_QUORUM, LOST, CANNOT_CREATE, CONTENDED, CANNOT_RUN, NOT_FOUND = 69, 70, 73, 75, 126, 127
 

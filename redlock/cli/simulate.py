@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from redlock.settings import Settings
 
-__all__ = ["Plan", "run"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from redlock.admin.cluster_status import ClusterStatus, LockInfo
     from redlock.admin.node_state import NodeState
 
-__all__ = ["table"]
-
 _NODES = ("NODE", "VOTES", "VERSION", "MEMORY", "CLOCK", "KEEPS")
 _LOCKS = ("RESOURCE", "HOLDER", "SINCE", "LEFT", "VOTES", "TOKEN", "WAITERS")
 _WAITERS = ("WAITED FOR", "POSITION", "WAITER", "SINCE", "HOLDER")
