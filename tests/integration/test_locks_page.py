@@ -87,11 +87,11 @@ def test_the_data_have_holder_votes_token_and_time_left(
     assert lock["task"] == task
     assert lock["worker"].startswith("w0@")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", lock["since"])
-    assert 0 < lock["left"] <= 5
+    assert 0 < lock["remaining"] <= 5
     assert lock["held"]
     holding = client.holder("counter:told")
     assert holding is not None
-    assert lock["token"] == holding.fence
+    assert lock["fence"] == holding.fence
     assert lock["waiters"] == 0
     waiting = fixture.increment("told")[0]
     mine = lambda: [one for one in flower.data()["waiters"] if one["resource"] == "counter:told"]  # noqa: E731 - short

@@ -120,8 +120,8 @@ def _read_status(app: Celery) -> dict[str, Any]:
     settings = settings_of(app)
     seen = cluster_status(settings.addresses, prefix=settings.prefix, max_ttl=settings.max_ttl)
     return {
-        "locks": [_lock(held) for held in seen.locks],
-        "waiters": [_waiter(waiter) for waiter in seen.waiters],
+        "locks": [_row(lock, lock.holder if lock.since else "") for lock in seen.locks],
+        "waiters": [_row(waiter, waiter.waiter) for waiter in seen.waiters],
         "nodes": [_node(state, seen.clock_limit) for state in seen.nodes],
         "more": seen.more,
         "is_known": seen.is_known,
@@ -129,25 +129,10 @@ def _read_status(app: Celery) -> dict[str, Any]:
     }
 
 
-def _lock(held: LockInfo) -> dict[str, Any]:
-    task, worker = task_and_worker(held.holder) if held.since else ("", "")
-    return {
-        "resource": held.resource,
-        "holder": held.holder,
-        "task": task,
-        "worker": worker,
-        "since": held.since,
-        "left": held.remaining,
-        "votes": held.votes,
-        "held": held.held,
-        "token": held.fence,
-        "waiters": held.waiters,
-    }
-
-
-def _waiter(waiter: Waiter) -> dict[str, Any]:
-    task, worker = task_and_worker(waiter.waiter)
-    return dataclasses.asdict(waiter) | {"task": task, "worker": worker}
+def _row(entry: LockInfo | Waiter, label: str) -> dict[str, Any]:
+    """A lock or a waiter, with the task and the worker of its label."""
+    task, worker = task_and_worker(label)
+    return dataclasses.asdict(entry) | {"task": task, "worker": worker}
 
 
 def _node(state: NodeState, clock_limit: float) -> dict[str, Any]:

@@ -135,9 +135,9 @@
       lock.task ? link(page.dataset.task, lock.task, short(lock.task)) : cell(lock.holder),
       lock.worker ? link(page.dataset.worker, lock.worker, lock.worker) : cell(null),
       clock(lock.since),
-      cell(seconds(lock.left), "text-end text-nowrap"),
+      cell(seconds(lock.remaining), "text-end text-nowrap"),
       votes(lock, nodes, isKnown),
-      cell(lock.token || null, "text-end text-nowrap"),
+      cell(lock.fence || null, "text-end text-nowrap"),
       lock.waiters === null
         ? cell("some", "text-center", "how many can't be told: other clients may wait on the same node")
         : cell(lock.waiters, "text-center"),
