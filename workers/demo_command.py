@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -178,7 +179,9 @@ def _demo(cluster: Running, options: argparse.Namespace, screen: Screen) -> int:
             screen.say(f"   {_UNLOCKED_TASKS} enqueued, counter {value}: {_UNLOCKED_TASKS - value} updates lost")
 
             screen.say(f"\n2. With the lock: the same body, {count} times increment.delay()")
-            with screen.bar(count) as show, Freeze(cluster, client, redis, _LOCKED, 2 * lock_settings.ttl) as freeze:
+            freeze = Freeze(cluster, client, redis, _LOCKED, 2 * lock_settings.ttl)
+            with screen.bar(count) as show, contextlib.ExitStack() as stack:
+                stack.callback(freeze.resume)
 
                 def on_progress(done: int) -> None:
                     show(done, _holder(client))

@@ -15,10 +15,7 @@ from redlock import QuorumUnavailable
 from redlock._core.votes import masked_token
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from redis import Redis
-    from typing_extensions import Self
 
     from redlock import Redlock
     from workers.cluster import Running
@@ -48,14 +45,6 @@ class Freeze:
         self.worker = ""
         """The name of the frozen worker; empty before the freeze."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._continue()
-
     def advance(self) -> str:
         """Freeze or continue a worker when the time has come. To be called repeatedly.
 
@@ -65,7 +54,7 @@ class Freeze:
         if not self.worker:
             return self._freeze()
         if self._frozen is not None and time.monotonic() >= self._until:
-            self._continue()
+            self.resume()
             return f"{self.worker} goes on: its lease expired long ago, unknown to the worker"
         return ""
 
@@ -80,7 +69,7 @@ class Freeze:
         # A starved server reads a write that has arrived before it reads the command after next.
         self._redis.ping()
         if self._inside() != worker:
-            self._continue()
+            self.resume()
             return ""
         self.worker = worker
         return f"{worker} is frozen inside its section, for {self.seconds:g} s: twice as long as its lease lasts"
@@ -96,7 +85,8 @@ class Freeze:
             return ""
         return holding.holder.partition("@")[2].partition("@")[0]
 
-    def _continue(self) -> None:
+    def resume(self) -> None:
+        """Let the worker go on if it is frozen."""
         if self._frozen is not None:
             self._frozen.signal(signal.SIGCONT)
             self._frozen = None
