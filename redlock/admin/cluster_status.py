@@ -150,13 +150,13 @@ def cluster_status(
     timeout_ms = max(1, int(_validation.number("timeout", timeout) * 1000))
     resources = _validation.count("resources", resources)
     codec = Codec(len(addresses), prefix, max_ttl_ms)
-    probes = [NodeProbe(address, timeout_ms, codec, max_ttl_ms) for address in addresses]
+    probes = [NodeProbe(address, timeout_ms, codec) for address in addresses]
     until = time.monotonic() + _EXCHANGES * timeout_ms / 1000
 
     def list_names(probe: NodeProbe) -> None:
         probe.connect()
         if resources:
-            probe.find(prefix, resources)
+            probe.find(resources)
 
     listed = _all_at_once(probes, list_names, until)
     listings = Counter(name for probe in listed for name in probe.names)
@@ -166,7 +166,7 @@ def cluster_status(
     waits: dict[NodeProbe, set[tuple[str, str, float]]] = {}
 
     def read_locks(probe: NodeProbe) -> None:
-        probe.read(prefix, names)
+        probe.read(names)
         if resources:
             waits[probe] = _waits(probe, prefix)
 
@@ -205,7 +205,7 @@ def probe_node(url: str, *, timeout: float = 0.5) -> NodeState:
     Raises:
         ConfigurationError: The address is invalid.
     """
-    probe = NodeProbe(url, max(1, int(_validation.number("timeout", timeout) * 1000)), Codec(1, "", 1), 1)
+    probe = NodeProbe(url, max(1, int(_validation.number("timeout", timeout) * 1000)), Codec(1, "", 1))
     probe.connect()
     probe.close()
     return probe.state

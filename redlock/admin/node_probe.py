@@ -56,13 +56,12 @@ class NodeProbe:
         url: The node's address.
         timeout_ms: Milliseconds to wait for each answer, and for the whole list of names.
         codec: The codec of the clients.
-        max_ttl_ms: Longest lease of all clients, in milliseconds.
 
     Raises:
         ConfigurationError: The address is invalid.
     """
 
-    def __init__(self, url: str, timeout_ms: int, codec: wire.Codec, max_ttl_ms: int) -> None:
+    def __init__(self, url: str, timeout_ms: int, codec: wire.Codec) -> None:
         self.node = _ProbedNode(url, timeout_ms, codec.prefix)
         self.state = NodeState(self.node.label, reason=f"no answer within {timeout_ms} ms")
         self.names: set[str] = set()
@@ -72,7 +71,7 @@ class NodeProbe:
         self.waited: set[str] = set()
         """Names for which the current lock denied a client, which may still wait."""
         self._codec = codec
-        self._quarantine_ms = quarantine_ms(max_ttl_ms)
+        self._quarantine_ms = quarantine_ms(codec.max_ttl_ms)
         self._exchange: Exchange | None = None
 
     def connect(self) -> None:
@@ -85,13 +84,13 @@ class NodeProbe:
             self.state = NodeState(self.node.label, reason=self.node.error)
             self.close()
 
-    def find(self, prefix: str, most: int) -> None:
+    def find(self, most: int) -> None:
         """List about `most` names that can be locks."""
-        self._try(lambda: self._find(prefix, most))
+        self._try(lambda: self._find(most))
 
-    def read(self, prefix: str, names: Sequence[str]) -> None:
+    def read(self, names: Sequence[str]) -> None:
         """Read the locks at these names."""
-        self._try(lambda: self._read(prefix, names))
+        self._try(lambda: self._read(names))
 
     def close(self) -> None:
         """Close the connection."""
@@ -197,7 +196,8 @@ class NodeProbe:
             state, fingerprint=fingerprint, abstains=abstains_ms / 1000, reason=reason, complete=complete
         )
 
-    def _find(self, prefix: str, most: int) -> None:
+    def _find(self, most: int) -> None:
+        prefix = self._codec.prefix
         pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*" if prefix else "[^\x01]*"
         until_ms = now_ms() + self.node.timeout_ms
         cursor = b"0"
@@ -222,7 +222,8 @@ class NodeProbe:
                 self.state = dataclasses.replace(self.state, unlisted=unlisted)
                 return
 
-    def _read(self, prefix: str, names: Sequence[str]) -> None:
+    def _read(self, names: Sequence[str]) -> None:
+        prefix = self._codec.prefix
         for first in range(0, len(names), _NAMES_AT_ONCE):
             batch = names[first : first + _NAMES_AT_ONCE]
             keys = [
