@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from redlock._validation import is_utf8
 
+AMQP = ("amqp", "amqps", "pyamqp", "librabbitmq")
+"""Celery's transports to a RabbitMQ."""
 REDIS = {
     "redis": "redis",
     "rediss": "rediss",

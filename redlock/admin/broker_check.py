@@ -15,7 +15,7 @@ import re
 import socket
 from typing import TYPE_CHECKING, Any
 
-from redlock.admin.broker_address import REDIS
+from redlock.admin.broker_address import AMQP, REDIS
 from redlock.admin.diagnostics import Finding, Level, warning
 from redlock.admin.time_limit import ANSWERS, Overdue, within
 
@@ -27,7 +27,6 @@ QUEUE = "celery"
 _DELAYED_EXCHANGE = "celery_delayed_27"
 """The exchange of kombu's native delayed delivery. Workers with quorum queues create this exchange at their start."""
 _TRANSPORT = re.compile(r"[a-z][a-z0-9+.-]{0,19}")
-_AMQP = ("amqp", "amqps", "pyamqp", "librabbitmq")
 _UNSEEN = "persistence of messages, memory and disk alarms, consumer_timeout (30 minutes unless it was changed)"
 """Properties that only RabbitMQ's management interface reports."""
 _LARGEST_FRAME = 2**20
@@ -47,7 +46,7 @@ def check(url: str, timeout: float, app: Any = None) -> list[Finding]:  # noqa: 
         # The part before may be a user and a password.
         what = "its address does not begin with a transport"
         return [warning("address", "broker", what, "write redis://host:port/0 or amqp://user:password@host/vhost")]
-    if transport in _AMQP:
+    if transport in AMQP:
         return _check_amqp(url, timeout, app)
     what = "the doctor can check Redis and AMQP brokers; this one was not contacted"
     if transport in REDIS:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
 from redlock._masking import quoted
+from redlock.admin.broker_address import AMQP
 from redlock.admin.diagnostics import Finding, warning
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ _OPTIONS, _QUEUES = "broker_transport_options", "predefined_queues"
 _URLS = ("broker_url", "broker_read_url", "broker_write_url")
 _DEFAULTS = {"redis": 3_600.0, "rediss": 3_600.0, "sentinel": 3_600.0, "sqs": 1_800.0}
 """The defaults of kombu's transports, in seconds."""
-_WITHOUT = ("amqp", "amqps", "pyamqp", "librabbitmq")
-"""RabbitMQ redelivers a message after the loss of its connection, and has no such timeout."""
-
 
 MARK = "__redlock__"
 """The attribute of a function under `@locked`: its `wait` and `ttl` in seconds; a `ttl` of None is the app's."""
@@ -104,7 +102,8 @@ def timeout_of(conf: Mapping[str, Any]) -> float | None:
 
 def _timeout(read: _Read) -> float | None:
     scheme = read.urls[0].partition("://")[0].lower().partition("+")[0] if read.urls else ""
-    if scheme in _WITHOUT:
+    if scheme in AMQP:
+        # RabbitMQ redelivers a message after the loss of its connection, and has no such timeout.
         return None
     given = read.given + [value for url in read.urls for value in parse_qs(url.partition("?")[2]).get(_NAME, [])]
     seconds = [number for number in map(_number, given) if number is not None]
