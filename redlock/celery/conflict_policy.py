@@ -32,14 +32,10 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 OnConflict: TypeAlias = Literal["requeue", "skip", "raise"]
+Skipped: TypeAlias = dict[str, object]
+"""The value that a skipped task returns instead of running."""
 
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.25, 30.0
-
-
-class Skipped(NamedTuple):
-    """The value that a skipped task returns instead of running."""
-
-    value: dict[str, object]
 
 
 class Policy(NamedTuple):
@@ -86,13 +82,13 @@ class Policy(NamedTuple):
         holder = error.holder if isinstance(error, LockContended) else None
         if delivery is not None:
             delivery.waiting(error.lock_name, holder)
-        self.drop_finished_copy(error.lock_name, delivery)
-        if delivery is not None and isinstance(error, LockContended) and delivery.is_of_this_task(holder):
-            return self._requeue_copy(error, error.resource, delivery)
+            self.drop_finished_copy(error.lock_name, delivery)
+            if delivery.is_of_this_task(holder):
+                return self._requeue_copy(error, error.lock_name, delivery)
         again = delivery is not None and delivery.must_run
         if self.on_conflict == "skip" and isinstance(error, LockContended) and not again:
             _log.info("skipped", resource=error.resource, holder=error.holder)
-            return Skipped({"status": "skipped", "resource": error.resource, "holder": error.holder})
+            return {"status": "skipped", "resource": error.resource, "holder": error.holder}
         if not (self.on_conflict == "requeue" or again) or delivery is None or not delivery.has_a_queue:
             raise error
         return self._requeue(error, error.lock_name, delivery)
@@ -119,28 +115,28 @@ class Policy(NamedTuple):
         raise Retry(str(error), exc=error, when=pause)
 
     @staticmethod
-    def drop_finished_copy(resource: str | None, delivery: Delivery | None, *, awaits_result: bool = False) -> None:
+    def drop_finished_copy(resource: str | None, delivery: Delivery, *, awaits_result: bool = False) -> None:
         """End the run of a copy whose first copy has finished.
 
         Args:
             resource: The locked resource, for the log.
-            delivery: The message of the run; None for a direct call.
+            delivery: The message of the run.
             awaits_result: Whether to wait for a result that is being stored; true while this run holds the lock.
 
         Raises:
             Ignore: The first copy has finished.
         """
-        if delivery is not None and delivery.is_finished(awaits_result=awaits_result):
+        if delivery.is_finished(awaits_result=awaits_result):
             _log.info("duplicate", task=delivery.task_id, resource=resource, then="dropped")
             raise Ignore(f"a copy of this task has come to its end: {delivery.task_id}")
         # `awaits_result` means that this run holds the lock. In both cases the first copy does not run any more.
-        if delivery is not None and delivery.has_expired and (awaits_result or delivery.meets_another):
+        if delivery.has_expired and (awaits_result or delivery.meets_another):
             _log.info("duplicate", task=delivery.task_id, resource=resource, then="expired")
             delivery.revoke()
             raise Ignore(f"this copy of the task arrived after its expiry: {delivery.task_id}")
 
     @staticmethod
-    def _requeue_copy(error: LockContended | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery) -> None:
+    def _requeue_copy(error: RedlockError | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery) -> None:
         """Send a copy back to the queue while its first copy runs, in all three modes."""
         if not delivery.has_a_queue:
             raise error

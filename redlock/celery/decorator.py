@@ -33,7 +33,7 @@ from redlock.celery import (
     task_registry,
 )
 from redlock.celery.client import client_of, settings_of
-from redlock.celery.conflict_policy import Policy, Skipped
+from redlock.celery.conflict_policy import Policy
 from redlock.celery.delivery import Delivery
 from redlock.celery.lock_key import KeySpec, keys
 from redlock.celery.owner_label import owner_label
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from celery import Task
 
-    from redlock.celery.conflict_policy import OnConflict
+    from redlock.celery.conflict_policy import OnConflict, Skipped
     from redlock.lease import Lease
 
 P = ParamSpec("P")
@@ -178,12 +178,12 @@ def locked(
             try:
                 with _hold(lease, policy, delivery, observers) as skipped:
                     if skipped is not None:
-                        return cast("R", skipped.value)
+                        return cast("R", skipped)
                     with lost_lease.interruptible(lease) if on_lost == "raise" else contextlib.nullcontext():
                         return function(*args, **kwargs)
             except Stale as stale:
                 client.observe_fence(lease.names, stale.seen)
-                if policy.on_conflict == "requeue":
+                if policy.on_conflict == "requeue" and delivery is not None:
                     _requeue(stale, policy, delivery)
                 raise
 
@@ -235,8 +235,8 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
                     return skipped
                 wait_ms = max(policy.wait_ms, delivery.pause_ms() if delivery is not None else 0)
             else:
-                policy.drop_finished_copy(lease.resource, delivery, awaits_result=True)
                 if delivery is not None:
+                    policy.drop_finished_copy(lease.resource, delivery, awaits_result=True)
                     lease.waited_ms = max(lease.waited_ms, delivery.waited_ms())
                 return None
     except SoftTimeLimitExceeded as limit:
@@ -244,12 +244,12 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
         raise
 
 
-def _requeue(stale: Stale, policy: Policy, delivery: Delivery | None) -> None:
+def _requeue(stale: Stale, policy: Policy, delivery: Delivery) -> None:
     """Requeue a run whose write the store refused. Waits until the broker takes the message."""
     try:
         while True:
             policy.apply(stale, delivery)
-            time.sleep(delivery.pause_ms() / 1000 if delivery is not None else 0)
+            time.sleep(delivery.pause_ms() / 1000)
     except SoftTimeLimitExceeded as limit:
         policy.on_soft_time_limit(limit, stale.lock_name, delivery)
         raise

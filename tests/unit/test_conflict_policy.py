@@ -15,7 +15,7 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Stale
 from redlock.celery import pools
-from redlock.celery.conflict_policy import Policy, Skipped, _longest
+from redlock.celery.conflict_policy import Policy, _longest
 from redlock.celery.delivery import SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, REQUEUES
 from redlock.celery.origin_queue import NoWayBack
@@ -73,9 +73,7 @@ def test_waiting_for_no_time_and_never_going_back_are_legal() -> None:
 def test_a_skipped_task_returns_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "redlock")
     skipped = policy("skip").apply(CONTENDED, None)
-    assert skipped == Skipped(
-        {"status": "skipped", "resource": "account:42", "holder": "task-1@host (01234567)"},
-    )
+    assert skipped == {"status": "skipped", "resource": "account:42", "holder": "task-1@host (01234567)"}
     assert caplog.messages == ["skipped resource=account:42 holder='task-1@host (01234567)'"]
 
 
