@@ -65,37 +65,35 @@ def test_above_the_task_it_is_refused_at_import(make: Any) -> None:  # noqa: ANN
         locked("x")(make(name="above")(body))
 
 
-def test_on_async_def_it_is_refused_at_import() -> None:
-    async def never(account_id: int) -> None:
-        """Celery would never run this."""
-
-    with pytest.raises(ConfigurationError, match="async def never"):
-        locked("a:{account_id}")(never)
+async def never(account_id: int) -> None:
+    """Celery would never run this."""
 
 
-def test_on_an_async_generator_it_is_refused_at_import() -> None:
-    async def never(account_id: int) -> Any:  # noqa: ANN401
-        yield account_id
-
-    with pytest.raises(ConfigurationError, match="async def never"):
-        locked("a:{account_id}")(never)
+async def never_either(account_id: int) -> Any:  # noqa: ANN401
+    """Nor this."""
+    yield account_id
 
 
-def test_on_a_task_class_it_is_refused_at_import() -> None:
-    class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
-        """A task as a class."""
+class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+    """A task as a class."""
 
-        name = "charge-class"
-
-    with pytest.raises(ConfigurationError, match="it must stand below"):
-        locked("x")(Charge())
-    with pytest.raises(ConfigurationError, match="no function"):
-        locked("x")(Charge)
+    name = "charge-class"
 
 
-def test_on_what_is_no_function_it_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="no function"):
-        locked("x")(5)  # type: ignore[arg-type]  # that is the point
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (never, "async def never"),
+        (never_either, "async def never_either"),
+        (Charge(), "it must stand below"),
+        (Charge, "no function"),
+        (5, "no function"),
+    ],
+    ids=["async", "async generator", "task", "class", "number"],
+)
+def test_above_what_is_no_plain_function_it_is_refused(function: Any, said: str) -> None:  # noqa: ANN401 - that is the point
+    with pytest.raises(ConfigurationError, match=said):
+        locked("x")(function)
 
 
 @pytest.mark.parametrize(
@@ -130,17 +128,6 @@ def test_an_option_that_cannot_work_is_refused_at_import(options: dict[str, Any]
 
 def test_zero_is_legal_where_it_means_something() -> None:
     locked("x", wait=0, max_requeues=0)
-
-
-@pytest.mark.parametrize("key", [None, 5, [], ["a", 5], b"x"])
-def test_a_key_that_is_none_is_refused_at_import(key: Any) -> None:  # noqa: ANN401 - that is the point
-    with pytest.raises(ConfigurationError, match="key"):
-        locked(key)(body)
-
-
-def test_a_field_that_is_no_argument_is_refused_at_import() -> None:
-    with pytest.raises(ConfigurationError, match="no argument"):
-        locked("account:{acount_id}")(body)
 
 
 def test_outside_of_a_task_there_is_no_current_lease() -> None:
@@ -265,12 +252,17 @@ def test_a_key_function_beside_the_task_is_no_missing_key() -> None:
     ("key", "said"),
     [
         (None, "the key of body is None; it must be a template"),
+        (5, "the key of body is 5; it must be a template"),
+        (["a", 5], "the key of body is 5; it must be a template"),
+        (b"x", "the key of body is .*; it must be a template"),
+        ([], "the list of keys is empty"),
+        ("account:{acount_id}", "no argument"),
         ("x" * 1_100, "the key of body: resource name .* has 1100 bytes; 1024 are the most"),
         ("x" * 1_100 + "{account_id}", "has 1100 bytes"),
         ("line\nbreak", "the key of body: .* such as a line break"),
         ("line\r\n{account_id}", "such as a line break"),
     ],
-    ids=["None", "long", "long template", "line break", "template with one"],
+    ids=lambda value: repr(value)[:20],
 )
 def test_a_key_that_can_never_work_is_refused_at_import(key: Any, said: str) -> None:  # noqa: ANN401
     with pytest.raises(ConfigurationError, match=said):

@@ -28,10 +28,14 @@ def nodes(*changes: dict[str, Any], count: int = 5) -> tuple[NodeState, ...]:
     )
 
 
+def seen(states: tuple[NodeState, ...]) -> ClusterStatus:
+    """The status of these nodes, without a lock."""
+    return ClusterStatus(states, (), more=False, quorum=len(states) // 2 + 1, fingerprint=TERMS, time=0.0)
+
+
 def levels(states: tuple[NodeState, ...], **settings: Any) -> dict[str, Level]:  # noqa: ANN401 - as Settings takes it
     """The code and level of each finding, without the level FINE."""
-    seen = ClusterStatus(states, (), more=False, quorum=len(states) // 2 + 1, fingerprint=TERMS, time=0.0)
-    findings = doctor.examine(seen, Settings(**settings))
+    findings = doctor.examine(seen(states), Settings(**settings))
     assert all("None" not in str(finding) for finding in findings)
     return {finding.code: finding.level for finding in findings if finding.level is not Level.FINE}
 
@@ -85,15 +89,14 @@ def test_a_clock_that_is_not_known_well_enough_is_no_finding() -> None:
 def test_a_limit_of_this_process_is_no_fault_of_a_node(error: int, fix: str) -> None:
     reason = describe_failure(OSError(error, os.strerror(error)), 100)
     (node,) = nodes({"reachable": False, "reason": reason}, count=1)
-    seen = ClusterStatus((node,), (), more=False, quorum=1, fingerprint=TERMS, time=0.0)
-    assert [found.fix for found in doctor.examine(seen, Settings()) if found.code == "unreachable"] == [fix]
-    assert [found.fix for found in doctor.examine_broker(node, seen) if found.code == "unreachable"] == [fix]
+    for findings in (doctor.examine(seen((node,)), Settings()), doctor.examine_broker(node, seen((node,)))):
+        assert [found.fix for found in findings if found.code == "unreachable"] == [fix]
 
 
 def test_a_clock_is_set_while_its_node_is_stopped() -> None:
     """A step on a running node can end its leases, and its quarantine: two holders at once."""
-    seen = ClusterStatus(nodes({"clock_offset": -3.0}), (), more=False, quorum=3, fingerprint=TERMS, time=0.0)
-    (found,) = [one for one in doctor.examine(seen, Settings()) if one.code == "clock"]
+    findings = doctor.examine(seen(nodes({"clock_offset": -3.0})), Settings())
+    (found,) = [one for one in findings if one.code == "clock"]
     assert "stop the node, set its clock, start it" in found.fix
 
 
@@ -113,15 +116,8 @@ def test_too_few_votes_are_no_quorum_for_any_reason() -> None:
 
 
 def test_the_reason_of_a_node_hides_no_other_reason() -> None:
-    seen = ClusterStatus(
-        nodes({"reason": "ERR password='"}, {"reason": "still loading its data"}, {"reason": "READONLY"}),
-        (),
-        more=False,
-        quorum=3,
-        fingerprint=TERMS,
-        time=0.0,
-    )
-    worst_first = doctor.examine(seen, Settings())
+    states = nodes({"reason": "ERR password='"}, {"reason": "still loading its data"}, {"reason": "READONLY"})
+    worst_first = doctor.examine(seen(states), Settings())
     assert "n1: still loading its data; n2: READONLY" in worst_first[0].what
 
 
@@ -169,8 +165,7 @@ def test_what_is_said_of_broker_and_store(
     owns_data: bool,  # noqa: FBT001 - a column
     found: dict[str, Level],
 ) -> None:
-    seen = ClusterStatus(nodes(), (), more=False, quorum=3, fingerprint=TERMS, time=0.0)
-    findings = doctor.examine_broker(dataclasses.replace(GOOD, **change), seen, owns_data=owns_data)
+    findings = doctor.examine_broker(dataclasses.replace(GOOD, **change), seen(nodes()), owns_data=owns_data)
     assert {finding.code: finding.level for finding in findings} == found
 
 
@@ -204,8 +199,8 @@ def test_a_finding_is_one_line_with_what_mends_it() -> None:
     ],
 )
 def test_it_says_which_promise_the_persistence_gives(change: dict[str, Any], promise: str) -> None:
-    seen = ClusterStatus(nodes(*[change] * 5), (), more=False, quorum=3, fingerprint=TERMS, time=0.0)
-    (said,) = [one for one in doctor.examine(seen, Settings()) if one.code == "persistence"]
+    findings = doctor.examine(seen(nodes(*[change] * 5)), Settings())
+    (said,) = [one for one in findings if one.code == "persistence"]
     assert promise in said.what
     assert said.where == "nodes"
 
