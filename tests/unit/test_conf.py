@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import pytest
 from celery import Celery
@@ -42,106 +43,64 @@ NODES = ["a:1", "b:1", "c:1"]
 CANARY = "canary-b7Qx"
 
 
-def attribute(app: Celery, name: str) -> str:
-    setattr(app.conf, f"redlock_{name}", NODES)
-    return f"redlock_{name}"
+def attribute(app: Celery, given: dict[str, object]) -> None:
+    for name, value in given.items():
+        setattr(app.conf, name, value)
 
 
-def keyword(app: Celery, name: str) -> str:
-    app.conf.update(**{f"redlock_{name}": NODES})
-    return f"redlock_{name}"
+def of_module(namespace: str | None = None, **others: object) -> Configure:
+    """A module with these settings and others."""
+    return lambda app, given: app.config_from_object(module("form_any", **given, **others), namespace=namespace)
 
 
-def small_module(app: Celery, name: str) -> str:
-    app.config_from_object(module("form_small", **{f"redlock_{name}": NODES}))
-    return f"redlock_{name}"
-
-
-def capital_module(app: Celery, name: str) -> str:
-    app.config_from_object(module("form_capital", **{f"REDLOCK_{name.upper()}": NODES}))
-    return f"REDLOCK_{name.upper()}"
-
-
-def old_names(app: Celery, name: str) -> str:
-    app.config_from_object(module("form_old", **{f"CELERY_REDLOCK_{name.upper()}": NODES}))
-    return f"CELERY_REDLOCK_{name.upper()}"
-
-
-def namespace(app: Celery, name: str) -> str:
-    written = f"CELERY_REDLOCK_{name.upper()}"
-    app.config_from_object(module("form_ns", **{written: NODES, "CELERY_TASK_TIME_LIMIT": 9}), namespace="CELERY")
-    return written
-
-
-def other_namespace(app: Celery, name: str) -> str:
-    written = f"SHOP_REDLOCK_{name.upper()}"
-    app.config_from_object(module("form_shop", **{written: NODES}), namespace="SHOP")
-    return written
-
-
-def small_namespace(app: Celery, name: str) -> str:
-    app.config_from_object(module("form_small_ns", **{f"shop_redlock_{name}": NODES}), namespace="shop")
-    return f"shop_redlock_{name}"
-
-
-def without_the_namespace(app: Celery, name: str) -> str:
-    written = f"REDLOCK_{name.upper()}"
-    app.config_from_object(module("form_without", **{written: NODES}), namespace="CELERY")
-    return written
-
-
-def an_object(app: Celery, name: str) -> str:
-    app.config_from_object(type("Config", (), {f"redlock_{name}": NODES}))
-    return f"redlock_{name}"
-
-
-def a_dictionary(app: Celery, name: str) -> str:
-    app.config_from_object({f"redlock_{name}": NODES})
-    return f"redlock_{name}"
-
-
-def environment_variable(app: Celery, name: str) -> str:
+def environment_variable(app: Celery, given: dict[str, object]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHOP_CONFIG", module("form_env", **{f"redlock_{name}": NODES}))
+        patch.setenv("SHOP_CONFIG", module("form_env", **given))
         app.config_from_envvar("SHOP_CONFIG")
-    return f"redlock_{name}"
 
 
-def later_update(app: Celery, name: str) -> str:
+def later_update(app: Celery, given: dict[str, object]) -> None:
     app.config_from_object(module("form_later", CELERY_TASK_TIME_LIMIT=9), namespace="CELERY")
     assert app.conf.task_time_limit == 9
-    app.conf.update({f"CELERY_REDLOCK_{name.upper()}": NODES})
-    return f"CELERY_REDLOCK_{name.upper()}"
+    app.conf.update(given)
 
 
-def later_defaults(app: Celery, name: str) -> str:
-    app.add_defaults(lambda: {f"redlock_{name}": NODES})
-    return f"redlock_{name}"
-
-
-EVERY_FORM = pytest.mark.parametrize(
-    "form",
-    [
-        attribute, keyword, small_module, capital_module, old_names, namespace, other_namespace, small_namespace,
-        without_the_namespace, an_object, a_dictionary, environment_variable, later_update, later_defaults,
-    ],
-)  # fmt: skip
+Configure: TypeAlias = Callable[[Celery, dict[str, object]], object]
+FORMS: dict[str, tuple[str, Configure]] = {
+    "attribute": ("redlock_", attribute),
+    "keyword": ("redlock_", lambda app, given: app.conf.update(**given)),
+    "small module": ("redlock_", of_module()),
+    "capital module": ("REDLOCK_", of_module()),
+    "old names": ("CELERY_REDLOCK_", of_module()),
+    "namespace": ("CELERY_REDLOCK_", of_module("CELERY", CELERY_TASK_TIME_LIMIT=9)),
+    "other namespace": ("SHOP_REDLOCK_", of_module("SHOP")),
+    "small namespace": ("shop_redlock_", of_module("shop")),
+    "without the namespace": ("REDLOCK_", of_module("CELERY")),
+    "object": ("redlock_", lambda app, given: app.config_from_object(type("Config", (), given))),
+    "dictionary": ("redlock_", lambda app, given: app.config_from_object(given)),
+    "environment variable": ("redlock_", environment_variable),
+    "later update": ("CELERY_REDLOCK_", later_update),
+    "later defaults": ("redlock_", lambda app, given: app.add_defaults(lambda: given)),
+}
+"""How each form writes a setting: the beginning of its name, and the way to Celery."""
+EVERY_FORM = pytest.mark.parametrize(("begin", "configure"), FORMS.values(), ids=FORMS)
 
 
 @EVERY_FORM
-def test_a_setting_is_read(app: Celery, form: Callable[[Celery, str], str]) -> None:
-    written = form(app, "nodes")
+def test_a_setting_is_read(app: Celery, begin: str, configure: Configure) -> None:
+    written = begin + ("NODES" if begin.isupper() else "nodes")
+    configure(app, {written: NODES})
     assert [node.label for node in client_for(app)._context.pool.nodes] == NODES
     assert settings_of(app).origins == {"nodes": f"{written} in app.conf"}
 
 
 @EVERY_FORM
-def test_a_misspelled_setting_is_refused_as_it_was_written(app: Celery, form: Callable[[Celery, str], str]) -> None:
-    written = form(app, "node")
-    right = written + ("S" if written.isupper() else "s")
+def test_a_misspelled_setting_is_refused_as_it_was_written(app: Celery, begin: str, configure: Configure) -> None:
+    node, s = ("NODE", "S") if begin.isupper() else ("node", "s")
+    configure(app, {begin + node: NODES})
     with pytest.raises(ConfigurationError) as caught:
         client_for(app)
-    assert str(caught.value) == f"{written} is no setting; did you mean {right}?"
+    assert str(caught.value) == f"{begin}{node} is no setting; did you mean {begin}{node}{s}?"
 
 
 def test_mixed_case_is_a_misspelled_setting(app: Celery) -> None:
