@@ -16,6 +16,7 @@ import pytest
 
 from redlock import Redlock
 from redlock.celery import delivery
+from tests.unit.messages import Deliver, Sent
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +55,9 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Redlock]:
 
 
 @pytest.fixture
-def sent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def sent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sent:
     """The arguments and options of each message that the task `charge` of the module sends."""
-    calls: list[dict[str, Any]] = []
+    calls: Sent = []
 
     def send(args: object, kwargs: object, **options: object) -> None:
         calls.append(options | {"args": args, "kwargs": kwargs})
@@ -66,7 +67,7 @@ def sent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 @pytest.fixture
-def delivered(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+def delivered(request: pytest.FixtureRequest) -> Iterator[Deliver]:
     """Makes the message of a run of the task `charge` of the module; its request has these fields."""
     charge = request.module.charge
 

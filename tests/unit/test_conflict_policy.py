@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from celery import Celery
@@ -19,13 +19,13 @@ from redlock.celery.conflict_policy import Policy, _longest
 from redlock.celery.delivery import SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, REQUEUES
 from redlock.celery.origin_queue import NoWayBack
+from tests.unit.messages import Deliver, Sent
 
 APP = Celery(set_as_current=False, broker="memory://")
 CONTENDED = LockContended("account:42", "task-1@host (01234567)", 1.5)
 NO_QUORUM = QuorumUnavailable("account:42", 3, 5, {"h:1": "connection refused"})
-
-
 LIMIT = SoftTimeLimitExceeded()
+Fail: TypeAlias = Callable[[Exception], list[Exception]]
 
 
 @APP.task(name="tests.test_policy.charge", bind=True)
@@ -43,14 +43,14 @@ def overtime(chosen: Policy, delivery: Delivery | None) -> None:
 
 
 @pytest.fixture
-def running(delivered: Callable[..., Any]) -> Callable[..., Any]:
+def running(delivered: Deliver) -> Deliver:
     """Makes the message of a second retry; its request has these fields."""
     usual = {"args": [42], "kwargs": {}, "retries": 2, "delivery_info": {"routing_key": "slow", "priority": 3}}
     return lambda **fields: delivered(**usual | fields)
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], list[Exception]]:
+def failing(monkeypatch: pytest.MonkeyPatch) -> Fail:
     """Lets each message of the task fail with this error; a list has the error once for each try."""
 
     def fail(error: Exception) -> list[Exception]:
@@ -84,7 +84,7 @@ def test_too_few_votes_are_never_a_skip(on_conflict: str) -> None:
         policy(on_conflict).apply(NO_QUORUM, None)
 
 
-def test_the_mode_raise_raises_the_given_error(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
+def test_the_mode_raise_raises_the_given_error(running: Deliver, sent: Sent) -> None:
     with pytest.raises(LockContended) as caught:
         policy("raise").apply(CONTENDED, running())
     assert caught.value is CONTENDED
@@ -93,10 +93,7 @@ def test_the_mode_raise_raises_the_given_error(running: Callable[..., Any], sent
 
 @pytest.mark.parametrize("error", [CONTENDED, NO_QUORUM], ids=["contended", "no quorum"])
 def test_a_requeued_task_is_the_same_task(
-    running: Callable[..., Any],
-    sent: list[dict[str, Any]],
-    caplog: pytest.LogCaptureFixture,
-    error: LockContended | QuorumUnavailable,
+    running: Deliver, sent: Sent, caplog: pytest.LogCaptureFixture, error: LockContended | QuorumUnavailable
 ) -> None:
     caplog.set_level("INFO", "redlock")
     with pytest.raises(Retry) as retry:
@@ -110,17 +107,13 @@ def test_a_requeued_task_is_the_same_task(
     assert again["headers"]["trace"] == "t-1"
 
 
-def test_going_back_costs_none_of_the_tasks_own_retries(
-    running: Callable[..., Any], sent: list[dict[str, Any]]
-) -> None:
+def test_going_back_costs_none_of_the_tasks_own_retries(running: Deliver, sent: Sent) -> None:
     with pytest.raises(Retry):
         policy().apply(CONTENDED, running(retries=2))
     assert sent[0]["retries"] == 2
 
 
-def test_each_way_back_is_counted_and_the_first_one_remembered(
-    running: Callable[..., Any], sent: list[dict[str, Any]]
-) -> None:
+def test_each_way_back_is_counted_and_the_first_one_remembered(running: Deliver, sent: Sent) -> None:
     headers: dict[str, Any] = {}
     for count in (1, 2, 3):
         with pytest.raises(Retry):
@@ -130,7 +123,7 @@ def test_each_way_back_is_counted_and_the_first_one_remembered(
     assert {again["headers"][SINCE] for again in sent} == {headers[SINCE]}
 
 
-def test_the_pause_is_random_grows_and_is_bounded(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
+def test_the_pause_is_random_grows_and_is_bounded(running: Deliver, sent: Sent) -> None:
     for count in (0, 5, 1_000):
         for _ in range(40):
             with pytest.raises(Retry):
@@ -148,15 +141,13 @@ def expiring(seconds: float) -> str:
 
 
 @pytest.mark.parametrize("seconds", [-5, 0, 1])
-def test_a_task_that_would_expire_in_the_queue_raises_instead(
-    running: Callable[..., Any], sent: list[dict[str, Any]], seconds: float
-) -> None:
+def test_a_task_that_would_expire_in_the_queue_raises_instead(running: Deliver, sent: Sent, seconds: float) -> None:
     with pytest.raises(LockContended):
         policy().apply(CONTENDED, running(expires=expiring(seconds)))
     assert not sent
 
 
-def test_a_task_that_expires_comes_back_before_that(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
+def test_a_task_that_expires_comes_back_before_that(running: Deliver, sent: Sent) -> None:
     for _ in range(50):
         with pytest.raises(Retry):
             policy().apply(CONTENDED, running(expires=expiring(5), headers={REQUEUES: 20, SINCE: 0.0}))
@@ -166,24 +157,20 @@ def test_a_task_that_expires_comes_back_before_that(running: Callable[..., Any],
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
-def test_a_task_that_went_back_as_often_as_it_may_raises(
-    running: Callable[..., Any], sent: list[dict[str, Any]], limit: int
-) -> None:
+def test_a_task_that_went_back_as_often_as_it_may_raises(running: Deliver, sent: Sent, limit: int) -> None:
     with pytest.raises(LockContended):
         policy(max_requeues=limit).apply(CONTENDED, running(headers={REQUEUES: limit, SINCE: 0.0}))
     assert not sent
 
 
-def test_the_last_time_that_it_may_go_back_it_goes(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
+def test_the_last_time_that_it_may_go_back_it_goes(running: Deliver, sent: Sent) -> None:
     with pytest.raises(Retry):
         policy(max_requeues=5).apply(CONTENDED, running(headers={REQUEUES: 4, SINCE: 0.0}))
     assert len(sent) == 1
 
 
 @pytest.mark.parametrize("fields", [{"called_directly": True}, {"is_eager": True}])
-def test_a_task_without_a_queue_to_go_back_to_raises(
-    running: Callable[..., Any], sent: list[dict[str, Any]], fields: dict[str, Any]
-) -> None:
+def test_a_task_without_a_queue_to_go_back_to_raises(running: Deliver, sent: Sent, fields: dict[str, Any]) -> None:
     with pytest.raises(LockContended):
         policy().apply(CONTENDED, running(**fields))
     with pytest.raises(LockContended):
@@ -195,7 +182,7 @@ def test_a_task_without_a_queue_to_go_back_to_raises(
     "error", [OperationalError("refused"), ValueError("countdown"), EncodeError("no JSON")], ids=repr
 )
 def test_a_task_that_cannot_be_sent_goes_on_waiting(
-    running: Callable[..., Any], failing: Callable[..., Any], caplog: pytest.LogCaptureFixture, error: Exception
+    running: Deliver, failing: Fail, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     failing(error)
     delivery, pauses = running(), []
@@ -207,16 +194,14 @@ def test_a_task_that_cannot_be_sent_goes_on_waiting(
     assert type(error).__name__ in caplog.text
 
 
-def test_a_soft_time_limit_while_sending_is_no_broker_error(
-    running: Callable[..., Any], failing: Callable[..., Any]
-) -> None:
+def test_a_soft_time_limit_while_sending_is_no_broker_error(running: Deliver, failing: Fail) -> None:
     failing(SoftTimeLimitExceeded())
     with pytest.raises(SoftTimeLimitExceeded):
         policy().apply(CONTENDED, running())
 
 
 def test_an_app_with_only_eager_calls_has_no_queue(
-    running: Callable[..., Any], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    running: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(APP.conf, "task_always_eager", 1)
     for holder in ("id-2@host since 1", "id-1@host retry 2 since 1"):
@@ -228,8 +213,8 @@ def test_an_app_with_only_eager_calls_has_no_queue(
 
 @pytest.mark.parametrize("acks_late", [True, False])
 def test_overtime_requeues_the_task(
-    running: Callable[..., Any],
-    sent: list[dict[str, Any]],
+    running: Deliver,
+    sent: Sent,
     monkeypatch: pytest.MonkeyPatch,
     acks_late: bool,  # noqa: FBT001 - a parameter
 ) -> None:
@@ -241,18 +226,14 @@ def test_overtime_requeues_the_task(
 
 
 @pytest.mark.parametrize(("limit", "fields"), [(0, {}), (5, {"headers": {REQUEUES: 5}})])
-def test_overtime_counts_as_a_way_back(
-    running: Callable[..., Any], sent: list[dict[str, Any]], limit: int, fields: dict[str, Any]
-) -> None:
+def test_overtime_counts_as_a_way_back(running: Deliver, sent: Sent, limit: int, fields: dict[str, Any]) -> None:
     with pytest.raises(SoftTimeLimitExceeded) as caught:
         overtime(policy(max_requeues=limit), running(**fields))
     assert caught.value is LIMIT
     assert not sent
 
 
-def test_overtime_after_the_way_back_sends_no_second_message(
-    running: Callable[..., Any], sent: list[dict[str, Any]]
-) -> None:
+def test_overtime_after_the_way_back_sends_no_second_message(running: Deliver, sent: Sent) -> None:
     delivery = running()
     delivery.requeue(1.0)
     with pytest.raises(Ignore):
@@ -261,14 +242,14 @@ def test_overtime_after_the_way_back_sends_no_second_message(
 
 
 @pytest.fixture
-def refused(failing: Callable[..., Any]) -> None:
+def refused(failing: Fail) -> None:
     """The broker takes no message."""
     failing(OperationalError("refused"))
 
 
 @pytest.mark.parametrize("seconds", [0.5, 14.9])
 def test_overtime_does_not_wait_for_the_broker_until_the_kill(
-    running: Callable[..., Any], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, seconds: float
+    running: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """Celery fails a task that its pool kills, also with `acks_late`."""
     monkeypatch.setattr(charge, "acks_late", True)
@@ -285,11 +266,7 @@ def test_overtime_does_not_wait_for_the_broker_until_the_kill(
 
 @pytest.mark.parametrize(("seconds", "change"), [(15, {}), (1, {"acks_late": False}), (1, {"x-delivery-count": 19})])
 def test_overtime_sends_where_it_has_time_or_no_other_way(
-    running: Callable[..., Any],
-    sent: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    seconds: float,
-    change: dict[str, int],
+    running: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch, seconds: float, change: dict[str, int]
 ) -> None:
     left = dict(change)
     monkeypatch.setattr(charge, "acks_late", left.pop("acks_late", True))
@@ -302,7 +279,7 @@ def test_overtime_sends_where_it_has_time_or_no_other_way(
 @pytest.mark.usefixtures("refused")
 @pytest.mark.parametrize("left", [{}, {"x-delivery-count": 18}], ids=["fresh", "returned often"])
 def test_overtime_returns_a_message_that_cannot_be_sent(
-    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, left: dict[str, int]
+    running: Deliver, monkeypatch: pytest.MonkeyPatch, left: dict[str, int]
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", True)
     with pytest.raises(Returned) as caught:
@@ -324,7 +301,7 @@ def test_overtime_returns_a_message_that_cannot_be_sent(
     ids=["acknowledged early", "raise", "skip", "the broker would drop it"],
 )
 def test_overtime_fails_where_a_return_would_lose_the_task(
-    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, on_conflict: str, acks: str, left: dict[str, int]
+    running: Deliver, monkeypatch: pytest.MonkeyPatch, on_conflict: str, acks: str, left: dict[str, int]
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", acks == "late")
     overtime(policy(on_conflict), running(**left))
@@ -334,11 +311,7 @@ def test_overtime_fails_where_a_return_would_lose_the_task(
 @pytest.mark.parametrize("error", [LIMIT, OperationalError("refused")], ids=repr)
 @pytest.mark.parametrize("holder", ["id-2@host since 1", "id-1@host retry 2 since 1"], ids=["another task", "a copy"])
 def test_overtime_does_not_repeat_a_message_in_doubt(
-    running: Callable[..., Any],
-    failing: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    holder: str,
+    running: Deliver, failing: Fail, monkeypatch: pytest.MonkeyPatch, error: Exception, holder: str
 ) -> None:
     """The limit strikes while the message is sent, or while the task waits for the broker."""
     tries = failing(error)
@@ -353,9 +326,7 @@ def test_overtime_does_not_repeat_a_message_in_doubt(
 
 
 @pytest.mark.parametrize("on_conflict", ["requeue", "raise", "skip"])
-def test_a_copy_that_has_met_the_first_leaves_no_trace(
-    running: Callable[..., Any], sent: list[dict[str, Any]], on_conflict: str
-) -> None:
+def test_a_copy_that_has_met_the_first_leaves_no_trace(running: Deliver, sent: Sent, on_conflict: str) -> None:
     """Another task may hold the lock by now: the copy goes back all the same, and stores no state."""
     delivery = running(expires="2099-01-01T00:00:00")
     delivery.waiting("account:42", "id-1@host retry 2 since 1")
@@ -370,21 +341,19 @@ def test_a_copy_that_has_met_the_first_leaves_no_trace(
 
 
 @pytest.mark.parametrize("error", [EncodeError("no JSON"), NoWayBack("a broadcast")], ids=repr)
-def test_a_stale_run_that_can_never_go_back_raises(
-    running: Callable[..., Any], failing: Callable[..., Any], error: Exception
-) -> None:
+def test_a_stale_run_that_can_never_go_back_raises(running: Deliver, failing: Fail, error: Exception) -> None:
     """Its body has ended, so no lock would end a wait in the slot."""
     failing(error)
     with pytest.raises(Stale):
         policy().apply(Stale("account:42", 7, 8), running())
 
 
-def test_a_stale_run_waits_for_a_broker_that_is_away(running: Callable[..., Any], failing: Callable[..., Any]) -> None:
+def test_a_stale_run_waits_for_a_broker_that_is_away(running: Deliver, failing: Fail) -> None:
     failing(OperationalError("refused"))
     assert policy().apply(Stale("account:42", 7, 8), running()) is None
 
 
-def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Callable[..., Any]) -> None:
+def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Deliver) -> None:
     delivery = running(headers={REQUEUES: 3, SINCE: time.time() - 2.0, "trace": "t-1"})
     assert 2_000 <= delivery.waited_ms() < 60_000
     assert charge.request.headers == {"trace": "t-1"}

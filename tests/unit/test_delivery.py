@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,7 @@ from redlock.celery.delivery import SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.message_content import CONTENT_TYPE, NAMES
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin
+from tests.unit.messages import Deliver, Sent
 
 APP = Celery(set_as_current=False, broker="memory://")
 DELAY = "0." * 27 + "1."
@@ -39,7 +40,7 @@ def quorum(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     APP.amqp.__dict__["queues"] = kept
 
 
-def back(sent: list[dict[str, Any]], *, longest: float = 30.0, **fields: Any) -> dict[str, Any]:  # noqa: ANN401
+def back(sent: Sent, *, longest: float = 30.0, **fields: Any) -> dict[str, Any]:  # noqa: ANN401
     """The options of the message that goes back for a request with these fields."""
     usual = {"id": "id-1", "args": [42], "kwargs": {}, "called_directly": False, "delivery_info": {"routing_key": "q"}}
     charge.push_request(**usual | fields)
@@ -52,7 +53,7 @@ def back(sent: list[dict[str, Any]], *, longest: float = 30.0, **fields: Any) ->
     return sent[-1]
 
 
-def test_notes_of_the_broker_do_not_go_back(sent: list[dict[str, Any]]) -> None:
+def test_notes_of_the_broker_do_not_go_back(sent: Sent) -> None:
     notes = {"x-death": [{"queue": "q"}], "x-first-death-queue": "q", "x-last-death-reason": "expired"}
     counts = {"x-delivery-count": 3, "x-acquired-count": 4, "x-opt-enqueue-time": 5}
     fields: dict[str, Any] = {**notes, **counts, "x-trace": "t", "traceparent": "00-1"}
@@ -61,7 +62,7 @@ def test_notes_of_the_broker_do_not_go_back(sent: list[dict[str, Any]]) -> None:
     assert again["traceparent"] == "00-1"
 
 
-def test_headers_of_celery_go_back_as_options_and_no_header(sent: list[dict[str, Any]]) -> None:
+def test_headers_of_celery_go_back_as_options_and_no_header(sent: Sent) -> None:
     own = {"argsrepr": "(42,)", "kwargsrepr": "{}", "compression": "application/x-gzip"}
     fields: dict[str, Any] = {**own, "lang": "py", "task": "charge", "timelimit": [None, 5]}
     again = back(sent, **fields, correlation_id="c-1", properties={"delivery_mode": 1})
@@ -70,20 +71,20 @@ def test_headers_of_celery_go_back_as_options_and_no_header(sent: list[dict[str,
     assert (again["correlation_id"], again["delivery_mode"]) == ("c-1", 1)
 
 
-def test_headers_beside_a_header_of_that_name_go_back_too(sent: list[dict[str, Any]]) -> None:
+def test_headers_beside_a_header_of_that_name_go_back_too(sent: Sent) -> None:
     mark: dict[str, Any] = {NAMES: ["headers", "traceparent"]}
     again = back(sent, headers={"sentry-trace": "s"}, traceparent="00-1", **mark)["headers"]
     assert (again["sentry-trace"], again["traceparent"]) == ("s", "00-1")
     assert NAMES not in again
 
 
-def test_marks_are_found_beside_a_header_named_headers(sent: list[dict[str, Any]]) -> None:
+def test_marks_are_found_beside_a_header_named_headers(sent: Sent) -> None:
     marks: dict[str, Any] = {REQUEUES: 4, SINCE: 5.0}
     again = back(sent, headers={"sentry-trace": "s"}, **marks)["headers"]
     assert (again[REQUEUES], again[SINCE]) == (5, 5.0)
 
 
-def test_serializer_and_compression_go_back(sent: list[dict[str, Any]]) -> None:
+def test_serializer_and_compression_go_back(sent: Sent) -> None:
     fields: dict[str, Any] = {CONTENT_TYPE: "application/x-python-serialize", "compression": "application/x-gzip"}
     again = back(sent, **fields)
     assert (again["serializer"], again["compression"]) == ("pickle", "application/x-gzip")
@@ -91,18 +92,18 @@ def test_serializer_and_compression_go_back(sent: list[dict[str, Any]]) -> None:
     assert "serializer" not in back(sent)
 
 
-def test_a_run_is_not_its_own_parent(sent: list[dict[str, Any]]) -> None:
+def test_a_run_is_not_its_own_parent(sent: Sent) -> None:
     again = back(sent)
     assert again["headers"]["parent_id"] is None
     assert again["add_to_parent"] is False
 
 
-def test_a_message_to_a_queue_goes_back_to_that_queue(sent: list[dict[str, Any]]) -> None:
+def test_a_message_to_a_queue_goes_back_to_that_queue(sent: Sent) -> None:
     again = back(sent, delivery_info={"exchange": "", "routing_key": "slow"})
     assert (again["queue"].name, again["exchange"], again["routing_key"]) == ("slow", "", "slow")
 
 
-def test_the_mark_of_the_arrival_names_the_queue(sent: list[dict[str, Any]]) -> None:
+def test_the_mark_of_the_arrival_names_the_queue(sent: Sent) -> None:
     marks: dict[str, Any] = {ORIGIN: Origin("slow")}
     again = back(sent, delivery_info={"exchange": "orders", "routing_key": "orders.new"}, **marks)
     assert (again["queue"].name, again["exchange"], again["routing_key"]) == ("slow", "", "slow")
@@ -110,23 +111,21 @@ def test_the_mark_of_the_arrival_names_the_queue(sent: list[dict[str, Any]]) -> 
 
 
 @pytest.mark.usefixtures("quorum")
-def test_a_delayed_message_goes_back_by_its_own_routing_key(sent: list[dict[str, Any]]) -> None:
+def test_a_delayed_message_goes_back_by_its_own_routing_key(sent: Sent) -> None:
     """Celery delays a message by the routing key of its queue, so the message gets a queue with its own key."""
     again = back(sent, delivery_info={"exchange": "celery_delayed_0", "routing_key": f"{DELAY}orders.new"})
     assert (again["exchange"], again["routing_key"]) == ("orders", "orders.new")
     assert (again["queue"].routing_key, again["queue"].exchange.type) == ("orders.new", "topic")
 
 
-def test_a_broadcast_has_no_queue_to_return_to(sent: list[dict[str, Any]]) -> None:
+def test_a_broadcast_has_no_queue_to_return_to(sent: Sent) -> None:
     marks: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True), COPY: 1}
     with pytest.raises(NoWayBack, match="so the task waits in its slot"):
         back(sent, **marks)
     assert not sent
 
 
-def test_the_messages_of_a_broadcast_are_no_copies(
-    delivered: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_messages_of_a_broadcast_are_no_copies(delivered: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charge, "acks_late", True)
     marks: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True), EARLIER: {"status": "STARTED"}}
     delivery = delivered(delivery_info={"redelivered": True}, **marks)
@@ -136,7 +135,7 @@ def test_the_messages_of_a_broadcast_are_no_copies(
     delivery.return_to_broker("x")
 
 
-def test_a_message_without_a_place_goes_where_its_task_goes(sent: list[dict[str, Any]]) -> None:
+def test_a_message_without_a_place_goes_where_its_task_goes(sent: Sent) -> None:
     nowhere: list[Any] = [{}, None]
     for info in nowhere:
         assert not {"queue", "exchange", "routing_key"} & back(sent, delivery_info=info).keys()
@@ -144,7 +143,7 @@ def test_a_message_without_a_place_goes_where_its_task_goes(sent: list[dict[str,
 
 @pytest.mark.usefixtures("quorum")
 @pytest.mark.parametrize("longest", [0.1, 0.5, 1.0, 3.0, 30.0])
-def test_a_pause_of_native_delayed_delivery_is_a_whole_second(sent: list[dict[str, Any]], longest: float) -> None:
+def test_a_pause_of_native_delayed_delivery_is_a_whole_second(sent: Sent, longest: float) -> None:
     for _ in range(20):
         pause = back(sent, longest=longest)["countdown"]
         assert pause == int(pause)
@@ -152,23 +151,19 @@ def test_a_pause_of_native_delayed_delivery_is_a_whole_second(sent: list[dict[st
 
 
 @pytest.mark.parametrize("mark", ["x", -1_000_000, float("nan"), [], 1.5])
-def test_an_invented_count_of_requeues_counts_as_none(sent: list[dict[str, Any]], mark: object) -> None:
+def test_an_invented_count_of_requeues_counts_as_none(sent: Sent, mark: object) -> None:
     marks: dict[str, Any] = {REQUEUES: mark}
     assert back(sent, **marks)["headers"][REQUEUES] == 1
 
 
 @pytest.mark.parametrize("mark", ["x", -1e300, float("nan"), float("inf"), 1e12, [], {}])
-def test_an_invented_start_of_the_wait_counts_as_none(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], mark: object
-) -> None:
+def test_an_invented_start_of_the_wait_counts_as_none(delivered: Deliver, sent: Sent, mark: object) -> None:
     marks: dict[str, Any] = {SINCE: mark}
     assert delivered(**marks).waited_ms() == 0
     assert 1e9 < back(sent, **marks)["headers"][SINCE] < 1e11
 
 
-def test_a_pause_is_a_third_of_the_visibility_timeout_at_most(
-    sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pause_is_a_third_of_the_visibility_timeout_at_most(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("redlock.admin.visibility_timeout.timeout_of", lambda _conf: 6.0)
     pauses = [back(sent)["countdown"] for _ in range(50)]
     assert 0.1 <= min(pauses) < max(pauses) <= 2.0
@@ -176,12 +171,12 @@ def test_a_pause_is_a_third_of_the_visibility_timeout_at_most(
     assert [back(sent, longest=longest)["countdown"] for longest in (30.0, 1.0, 0.0)] == [2.0, 1.0, 0.1]
 
 
-def test_the_place_of_the_result_goes_back(sent: list[dict[str, Any]]) -> None:
+def test_the_place_of_the_result_goes_back(sent: Sent) -> None:
     assert [back(sent, ignore_result=chosen)["ignore_result"] for chosen in (True, False)] == [True, False]
     assert "ignore_result" not in back(sent), "the task itself chooses"
 
 
-def test_a_task_with_a_longer_id_is_another_task(delivered: Callable[..., Delivery]) -> None:
+def test_a_task_with_a_longer_id_is_another_task(delivered: Deliver) -> None:
     holders = ("id-1@w1@h since 12", "id-10@w1@h since 12", "id-1", "", None)
     assert [delivered().is_of_this_task(holder) for holder in holders] == [True, False, False, False, False]
 
@@ -224,7 +219,7 @@ def test_a_message_to_rabbitmq_is_confirmed_and_sent_once(
 
 @pytest.mark.parametrize("user", ["guest", "ann"])
 def test_rabbitmq_gets_no_message_of_another_user(
-    sent: list[dict[str, Any]], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, user: str
+    sent: Sent, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, user: str
 ) -> None:
     """A connection without a name has the user `guest`."""
     assert back(sent, properties={"user_id": user})["user_id"] == user, "another broker takes any user"
@@ -237,7 +232,7 @@ def test_rabbitmq_gets_no_message_of_another_user(
     ("limit", "returned", "is_taken"), [(5, 3, True), (5, 4, False), (50, 18, True), (50, 19, False)]
 )
 def test_a_quorum_queue_takes_a_message_back_until_its_limit(
-    delivered: Callable[..., Delivery],
+    delivered: Deliver,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     limit: int,

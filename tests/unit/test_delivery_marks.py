@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +19,7 @@ from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE, NAMES
 from redlock.celery.origin_queue import ORIGIN, Origin
+from tests.unit.messages import Deliver, Sent
 
 APP = Celery(set_as_current=False, broker="memory://")
 NOW = 1_795_842_000.0
@@ -50,7 +50,7 @@ def test_workers_of_all_versions_know_the_marks_by_these_names() -> None:
     [(None, 0), (-0.5, 0), (0.0, 0), (0.5, int((NOW - 0.5) * 1_000)), (NOW - 2.5, 2_500), (NOW, 0), (NOW + 1, 0)],
 )
 def test_the_wait_counts_from_the_first_way_back(
-    delivered: Callable[..., Delivery], clock: list[float], sent: list[dict[str, Any]], since: float, waited_ms: int
+    delivered: Deliver, clock: list[float], sent: Sent, since: float, waited_ms: int
 ) -> None:
     delivery = delivered(**{SINCE: since})
     assert delivery.waited_ms() == waited_ms
@@ -63,7 +63,7 @@ def test_the_wait_counts_from_the_first_way_back(
 
 @pytest.mark.usefixtures("clock")
 def test_a_task_goes_back_if_the_shortest_pause_fits(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    delivered: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "has_quorum_queues", lambda *_: True)
     delivery = delivered()
@@ -73,9 +73,7 @@ def test_a_task_goes_back_if_the_shortest_pause_fits(
     assert [again["countdown"] for again in sent] == [1.0, 6.0]
 
 
-def test_a_copy_that_has_met_the_first_stays_a_copy(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
-) -> None:
+def test_a_copy_that_has_met_the_first_stays_a_copy(delivered: Deliver, sent: Sent) -> None:
     delivery = delivered()
     for holder, has_met in ((None, False), ("id-2@h", False), ("id-1@h", True), ("id-2@h", True), ("-", True)):
         delivery.waiting("x", holder)
@@ -90,9 +88,7 @@ EXPIRY = "2999-01-01T00:00:00+00:00"
 
 
 @pytest.mark.parametrize("expiry", [EXPIRY, datetime.fromisoformat(EXPIRY)], ids=repr)
-def test_a_copy_hides_its_expiry_while_the_first_may_run(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], expiry: object
-) -> None:
+def test_a_copy_hides_its_expiry_while_the_first_may_run(delivered: Deliver, sent: Sent, expiry: object) -> None:
     """At the expiry Celery would store REVOKED for the running task."""
     delivery = delivered(expires=expiry)
     delivery.waiting("x", "id-1@h since 1")
@@ -102,9 +98,7 @@ def test_a_copy_hides_its_expiry_while_the_first_may_run(
         assert (again["expires"], again["headers"][EXPIRES]) == (None, EXPIRY)
 
 
-def test_a_copy_hides_its_expiry_after_its_first_has_gone_too(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
-) -> None:
+def test_a_copy_hides_its_expiry_after_its_first_has_gone_too(delivered: Deliver, sent: Sent) -> None:
     """At the expiry Celery would store REVOKED over the end of the first."""
     marks: dict[str, Any] = {EXPIRES: EXPIRY, COPY: 2}
     delivery = delivered(**marks)
@@ -121,7 +115,7 @@ def test_a_copy_hides_its_expiry_after_its_first_has_gone_too(
 
 @pytest.mark.parametrize(("left", "has_expired"), [(-1, True), (0, True), (0.1, False)])
 def test_a_copy_expires_at_its_hidden_expiry(
-    delivered: Callable[..., Delivery],
+    delivered: Deliver,
     monkeypatch: pytest.MonkeyPatch,
     left: float,
     has_expired: bool,  # noqa: FBT001 - a parameter
@@ -132,15 +126,13 @@ def test_a_copy_expires_at_its_hidden_expiry(
     assert not delivered(**marks, expires=EXPIRY).has_expired, "the sender has invented the mark"
 
 
-def test_a_copy_that_never_expires_has_no_mark(delivered: Callable[..., Delivery], sent: list[dict[str, Any]]) -> None:
+def test_a_copy_that_never_expires_has_no_mark(delivered: Deliver, sent: Sent) -> None:
     delivered().requeue_copy(1.0)
     assert EXPIRES not in sent[-1]["headers"]
 
 
 @pytest.mark.parametrize("mark", ["soon", 5, [], True, "2026-13-45"])
-def test_an_invented_expiry_counts_as_none(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], mark: object
-) -> None:
+def test_an_invented_expiry_counts_as_none(delivered: Deliver, sent: Sent, mark: object) -> None:
     marks: dict[str, Any] = {EXPIRES: mark}
     delivery = delivered(**marks)
     assert not delivery.has_expired
@@ -149,9 +141,7 @@ def test_an_invented_expiry_counts_as_none(
     assert EXPIRES not in sent[-1]["headers"]
 
 
-def test_a_retry_is_no_copy_of_its_earlier_attempt(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
-) -> None:
+def test_a_retry_is_no_copy_of_its_earlier_attempt(delivered: Deliver, sent: Sent) -> None:
     delivery = delivered(retries=2, expires=EXPIRY)
     for holder, is_copy in (
         ("id-1@h since 1", False),
@@ -169,11 +159,11 @@ def test_a_retry_is_no_copy_of_its_earlier_attempt(
 
 
 @pytest.mark.parametrize("retries", [None, "2", -1])
-def test_an_invented_count_of_retries_counts_as_none(delivered: Callable[..., Delivery], retries: object) -> None:
+def test_an_invented_count_of_retries_counts_as_none(delivered: Deliver, retries: object) -> None:
     assert delivered(retries=retries).is_of_this_task("id-1@h since 1")
 
 
-def test_only_a_copy_is_the_copy_of_a_lost_run(delivered: Callable[..., Delivery]) -> None:
+def test_only_a_copy_is_the_copy_of_a_lost_run(delivered: Deliver) -> None:
     fields: dict[str, Any] = {EARLIER: {"status": "STARTED"}}
     assert not delivered(**fields).has_begun, "the sender has invented the mark"
     assert delivered(**fields, delivery_info={"redelivered": True}).has_begun
@@ -183,11 +173,7 @@ def test_only_a_copy_is_the_copy_of_a_lost_run(delivered: Callable[..., Delivery
 @pytest.mark.parametrize("fields", [{"delivery_info": {"redelivered": True}}, {COPY: 0}], ids=str)
 @pytest.mark.parametrize("on_conflict", ["skip", "raise"])
 def test_a_broadcast_that_came_again_is_not_lost(
-    delivered: Callable[..., Delivery],
-    sent: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    on_conflict: str,
-    fields: dict[str, Any],
+    delivered: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch, on_conflict: str, fields: dict[str, Any]
 ) -> None:
     """Its first run may have been killed in the body, and no state in the result backend says so."""
     monkeypatch.setattr(Delivery, "_send_confirmed", lambda _, options: sent.append(options))
@@ -199,22 +185,20 @@ def test_a_broadcast_that_came_again_is_not_lost(
 
 
 @pytest.mark.usefixtures("rabbitmq")
-def test_rabbitmq_takes_a_broadcast_back(delivered: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rabbitmq_takes_a_broadcast_back(delivered: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charge, "acks_late", True)
     marks: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True)}
     with pytest.raises(Returned):
         delivered(**marks).return_to_broker("x")
 
 
-def test_a_broadcast_that_came_once_is_skipped(delivered: Callable[..., Delivery]) -> None:
+def test_a_broadcast_that_came_once_is_skipped(delivered: Deliver) -> None:
     marks: dict[str, Any] = {ORIGIN: Origin("orders", is_broadcast=True)}
     assert Policy(0, "skip", None).apply(LockContended("x", "id-1@w@h since 1"), delivered(**marks)) is not None
 
 
 @pytest.mark.parametrize(("on_conflict", "limit"), [("requeue", 0), ("skip", None), ("raise", None)])
-def test_a_copy_without_a_quorum_goes_back(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], on_conflict: str, limit: int | None
-) -> None:
+def test_a_copy_without_a_quorum_goes_back(delivered: Deliver, sent: Sent, on_conflict: str, limit: int | None) -> None:
     """Its first copy may run, so neither a failure nor a skip may end the task."""
     policy = Policy(0, on_conflict, limit)
     for error in (QuorumUnavailable("x", 3, 5, {}), LockContended("x"), LockContended("x", "-")):
@@ -224,14 +208,14 @@ def test_a_copy_without_a_quorum_goes_back(
 
 
 @pytest.mark.usefixtures("clock")
-def test_the_pauses_of_a_copy_grow(delivered: Callable[..., Delivery], sent: list[dict[str, Any]]) -> None:
+def test_the_pauses_of_a_copy_grow(delivered: Deliver, sent: Sent) -> None:
     for meetings in (0, 3, 1_000):
         with pytest.raises(Ignore):
             Policy(0, "skip", None).apply(LockContended("x", "id-1@h since 1"), delivered(**{COPY: meetings}))
     assert [again["countdown"] for again in sent] == [0.5, 4.0, 30.0]
 
 
-def test_an_unknown_holder_is_no_other_holder(delivered: Callable[..., Delivery]) -> None:
+def test_an_unknown_holder_is_no_other_holder(delivered: Deliver) -> None:
     delivery = delivered(**{COPY: 1})
     for holder in (None, "-"):
         delivery.waiting("x", holder)
@@ -240,7 +224,7 @@ def test_an_unknown_holder_is_no_other_holder(delivered: Callable[..., Delivery]
     assert (delivery.meets_another, delivery.must_run) == (True, False)
 
 
-def test_a_failure_to_send_is_logged_once(delivered: Callable[..., Delivery], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_to_send_is_logged_once(delivered: Deliver, caplog: pytest.LogCaptureFixture) -> None:
     delivery = delivered()
     assert delivery.pause_ms() == 0
     for error in (OSError("gone"), ValueError("else")):
@@ -249,9 +233,7 @@ def test_a_failure_to_send_is_logged_once(delivered: Callable[..., Delivery], ca
     assert delivery.pause_ms() == 2_000
 
 
-def test_a_message_that_is_sent_again_may_be_a_copy(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
-) -> None:
+def test_a_message_that_is_sent_again_may_be_a_copy(delivered: Deliver, sent: Sent) -> None:
     """The broker may have taken the message whose confirmation did not arrive."""
     delivery = delivered()
     delivery.requeue(1.0)
@@ -264,7 +246,7 @@ def test_a_message_that_is_sent_again_may_be_a_copy(
 
 @pytest.mark.usefixtures("rabbitmq")
 def test_a_broadcast_that_is_sent_again_keeps_its_limit(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    delivered: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broadcast with the mark of a copy goes back without a limit."""
     monkeypatch.setattr(Delivery, "_send_confirmed", lambda _, options: sent.append(options))

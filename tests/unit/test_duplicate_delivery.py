@@ -19,6 +19,7 @@ from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.origin_queue import ORIGIN, Origin
 from tests import versions
+from tests.unit.messages import Sent
 
 APP = Celery(set_as_current=False, broker="memory://", backend="cache+memory://")
 APP.conf.update(task_acks_late=True, worker_deduplicate_successful_tasks=True)
@@ -255,7 +256,7 @@ def test_overtime_in_a_look_at_the_backend_is_no_unknown_state(monkeypatch: pyte
         delivery.is_finished(awaits_result=True)
 
 
-def test_the_mark_of_a_copy_goes_back_with_it(sent: list[dict[str, Any]]) -> None:
+def test_the_mark_of_a_copy_goes_back_with_it(sent: Sent) -> None:
     delivered(redelivered=True).requeue(1.0)
     assert sent[-1]["headers"][COPY] == 0
     delivered(copy=2, expires="2999-01-01T00:00:00+00:00").requeue_copy(1.0)
@@ -294,7 +295,7 @@ def test_a_copy_without_a_lock_ends_after_the_first(on_conflict: str, caplog: py
 @pytest.mark.parametrize("deduplicates", [True, False])
 @pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
 def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(
-    sent: list[dict[str, Any]],
+    sent: Sent,
     monkeypatch: pytest.MonkeyPatch,
     on_conflict: str,
     *,
@@ -315,9 +316,7 @@ def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(
 
 @pytest.mark.parametrize("later", [{"retries": 1}, {"replaced_task_nesting": 1}], ids=str)
 @pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
-def test_a_retry_that_meets_its_earlier_attempt_goes_back(
-    sent: list[dict[str, Any]], on_conflict: str, later: dict[str, Any]
-) -> None:
+def test_a_retry_that_meets_its_earlier_attempt_goes_back(sent: Sent, on_conflict: str, later: dict[str, Any]) -> None:
     """The task has not ended, so no mode may end it: the earlier attempt is at its last lines, or was killed."""
     policy = Policy(0, on_conflict, 0)
     with pytest.raises(Retry):
