@@ -16,7 +16,7 @@ from redlock._masking import mask
 from redlock._transport import node_info
 from redlock._transport.node import OUT_OF_FILES
 from redlock.admin import broker_address, broker_check, database_check, node_reports, visibility_timeout
-from redlock.admin.cluster_status import CLOCK_LIMIT, cluster_status, probe_node
+from redlock.admin.cluster_status import cluster_status, probe_node
 from redlock.admin.diagnostics import Finding, Level, sort, warning
 from redlock.admin.visibility_timeout import Locked
 from redlock.errors import ConfigurationError
@@ -125,7 +125,7 @@ def examine(status: ClusterStatus, settings: Settings) -> list[Finding]:
     """Return the findings about nodes and settings, the worst first."""
     findings = [*_settings(settings), *_number(status)]
     for node in status.nodes:
-        findings += _node(node, settings, status)
+        findings += _node(node, status)
     findings += [*_duplicates(status), *_quorum(status), *node_reports.kept(status.nodes)]
     findings += node_reports.not_reported(status.nodes)
     return sort(findings)
@@ -197,7 +197,7 @@ def _number(status: ClusterStatus) -> Iterator[Finding]:
         yield warning("number", "nodes", what)
 
 
-def _node(node: NodeState, settings: Settings, status: ClusterStatus) -> Iterator[Finding]:
+def _node(node: NodeState, status: ClusterStatus) -> Iterator[Finding]:
     """The findings about one node alone."""
     finding = _without_vote(node, status)
     if finding is not None:
@@ -205,7 +205,7 @@ def _node(node: NodeState, settings: Settings, status: ClusterStatus) -> Iterato
     if not node.reachable:
         return
     yield from _eviction(node)
-    note = node.clock_note(min(CLOCK_LIMIT, settings.max_ttl / 2))
+    note = node.clock_note(status.clock_limit)
     if note:
         # A step can end leases on a running node, and its quarantine: the preconditions 2 and 4 of docs/safety.md.
         fix = "stop the node, set its clock, start it; it abstains for max_ttl. Or set the clock of this machine"

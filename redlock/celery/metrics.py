@@ -71,11 +71,7 @@ _SIMPLE = {
 }
 _ENDS = ("lost", "released", "expired", "unknown")
 """The ends of a lease. The first one counts, so the rest of a body that has lost its lease is no part of its time."""
-EVENTS = tuple(
-    dict.fromkeys(
-        ("acquired", "retry", "waiting", "wait-ended", "extended", "vote-missing", "clock-jump", *_SIMPLE, *_ENDS)
-    )
-)
+EVENTS = {"acquired", "retry", "waiting", "wait-ended", "extended", "vote-missing", "clock-jump", *_SIMPLE, *_ENDS}
 """The events of the log that are counted."""
 
 

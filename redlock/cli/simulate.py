@@ -118,7 +118,8 @@ def _client(number: int, start: float, plan: Plan, lock: Settings) -> None:
     name = f"Client-{number}"
     open_streams()
     try:
-        _take_interrupts()
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         log_to(plan.log_file)
         time.sleep(start)
         _compete(name, plan, lock)
@@ -145,11 +146,6 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _take_interrupts() -> None:
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
 def _compete(name: str, plan: Plan, lock: Settings) -> None:
     with lock.client() as client:
         _say(name, "Attempting to acquire lock...")
@@ -158,13 +154,10 @@ def _compete(name: str, plan: Plan, lock: Settings) -> None:
             try:
                 lease.acquire(acquire_timeout_ms=0)
                 break
-            except LockContended:
+            except (LockContended, QuorumUnavailable) as error:
                 if not left:
-                    _say(name, "Failed to acquire lock.")
-                    return
-            except QuorumUnavailable as error:
-                if not left:
-                    _say(name, f"Failed to acquire lock: {error}")
+                    reason = f": {error}" if isinstance(error, QuorumUnavailable) else "."
+                    _say(name, f"Failed to acquire lock{reason}")
                     return
             time.sleep(plan.retry_delay * random.uniform(0.5, 2))  # noqa: S311 - jitter, not a secret
         try:
