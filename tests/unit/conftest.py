@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from redlock import Redlock
 from redlock.celery import delivery
@@ -71,14 +73,19 @@ def delivered(request: pytest.FixtureRequest) -> Iterator[Deliver]:
     """Makes the message of a run of the task `charge` of the module; its request has these fields."""
     charge = request.module.charge
 
+    def end() -> None:
+        while charge.request_stack.top is not None:
+            charge.pop_request()
+
     def deliver(**fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
+        # A request would have the fields of an earlier request too.
+        end()
         usual: dict[str, Any] = {"id": "id-1", "called_directly": False, "delivery_info": {"routing_key": "q"}}
         charge.push_request(**usual | fields)
         return delivery.Delivery.of(charge)
 
     yield deliver
-    while charge.request_stack.top is not None:
-        charge.pop_request()
+    end()
 
 
 @pytest.fixture
@@ -86,3 +93,5 @@ def rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker of each app is RabbitMQ."""
     connection = SimpleNamespace(userid=None, transport=SimpleNamespace(driver_type="amqp"))
     monkeypatch.setattr(delivery, "_connection", lambda _app: connection)
+    producer = SimpleNamespace(channel=SimpleNamespace(basic_publish=None))
+    monkeypatch.setattr(Celery, "producer_or_acquire", lambda _app: contextlib.nullcontext(producer))

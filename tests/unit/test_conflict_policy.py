@@ -28,7 +28,7 @@ LIMIT = SoftTimeLimitExceeded()
 Fail: TypeAlias = Callable[[Exception], list[Exception]]
 
 
-@APP.task(name="tests.test_policy.charge", bind=True)
+@APP.task(name="tests.test_policy.charge", bind=True, acks_late=True)
 def charge(self: Any, account_id: int) -> None:  # noqa: ANN401 - Celery is untyped
     """A task that needs a lock."""
 
@@ -252,7 +252,6 @@ def test_overtime_does_not_wait_for_the_broker_until_the_kill(
     running: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """Celery fails a task that its pool kills, also with `acks_late`."""
-    monkeypatch.setattr(charge, "acks_late", True)
     monkeypatch.setattr(pools, "overtime", lambda _: seconds)
     met = running(headers={REQUEUES: 5, COPY: 1})
     met.waiting("account:42", "id-2@host since 1")
@@ -278,10 +277,7 @@ def test_overtime_sends_where_it_has_time_or_no_other_way(
 
 @pytest.mark.usefixtures("refused")
 @pytest.mark.parametrize("left", [{}, {"x-delivery-count": 18}], ids=["fresh", "returned often"])
-def test_overtime_returns_a_message_that_cannot_be_sent(
-    running: Deliver, monkeypatch: pytest.MonkeyPatch, left: dict[str, int]
-) -> None:
-    monkeypatch.setattr(charge, "acks_late", True)
+def test_overtime_returns_a_message_that_cannot_be_sent(running: Deliver, left: dict[str, int]) -> None:
     with pytest.raises(Returned) as caught:
         overtime(policy(), running(**left))
     assert caught.value.requeue
@@ -311,11 +307,10 @@ def test_overtime_fails_where_a_return_would_lose_the_task(
 @pytest.mark.parametrize("error", [LIMIT, OperationalError("refused")], ids=repr)
 @pytest.mark.parametrize("holder", ["id-2@host since 1", "id-1@host retry 2 since 1"], ids=["another task", "a copy"])
 def test_overtime_does_not_repeat_a_message_in_doubt(
-    running: Deliver, failing: Fail, monkeypatch: pytest.MonkeyPatch, error: Exception, holder: str
+    running: Deliver, failing: Fail, error: Exception, holder: str
 ) -> None:
     """The limit strikes while the message is sent, or while the task waits for the broker."""
     tries = failing(error)
-    monkeypatch.setattr(charge, "acks_late", True)
     delivery = running()
     with contextlib.suppress(SoftTimeLimitExceeded):
         policy().apply(LockContended("account:42", holder), delivery)

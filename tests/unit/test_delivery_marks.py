@@ -14,7 +14,7 @@ from redlock import LockContended, QuorumUnavailable
 from redlock.celery import delivery as module
 from redlock.celery import expiry
 from redlock.celery.conflict_policy import Policy
-from redlock.celery.delivery import SINCE, Delivery, Returned
+from redlock.celery.delivery import SINCE, Returned
 from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE, NAMES
@@ -22,10 +22,11 @@ from redlock.celery.origin_queue import ORIGIN, Origin
 from tests.unit.messages import Deliver, Sent
 
 APP = Celery(set_as_current=False, broker="memory://")
+BROADCAST = {ORIGIN: Origin("orders", is_broadcast=True)}
 NOW = 1_795_842_000.0
 
 
-@APP.task(name="tests.test_delivery_marks.charge")
+@APP.task(name="tests.test_delivery_marks.charge", acks_late=True)
 def charge() -> None:
     """A task that needs a lock."""
 
@@ -100,8 +101,7 @@ def test_a_copy_hides_its_expiry_while_the_first_may_run(delivered: Deliver, sen
 
 def test_a_copy_hides_its_expiry_after_its_first_has_gone_too(delivered: Deliver, sent: Sent) -> None:
     """At the expiry Celery would store REVOKED over the end of the first."""
-    marks: dict[str, Any] = {EXPIRES: EXPIRY, COPY: 2}
-    delivery = delivered(**marks)
+    delivery = delivered(**{EXPIRES: EXPIRY, COPY: 2})
     assert charge.request.expires == EXPIRY, "the body and a retry see the expiry"
     delivery.requeue(1.0)
     delivery.waiting("x", "id-2@h since 1")
@@ -121,9 +121,8 @@ def test_a_copy_expires_at_its_hidden_expiry(
     has_expired: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     monkeypatch.setattr(expiry, "seconds_left", lambda _: left)
-    marks: dict[str, Any] = {EXPIRES: EXPIRY}
-    assert delivered(**marks).has_expired is has_expired
-    assert not delivered(**marks, expires=EXPIRY).has_expired, "the sender has invented the mark"
+    assert delivered(**{EXPIRES: EXPIRY}).has_expired is has_expired
+    assert not delivered(**{EXPIRES: EXPIRY}, expires=EXPIRY).has_expired, "the sender has invented the mark"
 
 
 def test_a_copy_that_never_expires_has_no_mark(delivered: Deliver, sent: Sent) -> None:
@@ -133,8 +132,7 @@ def test_a_copy_that_never_expires_has_no_mark(delivered: Deliver, sent: Sent) -
 
 @pytest.mark.parametrize("mark", ["soon", 5, [], True, "2026-13-45"])
 def test_an_invented_expiry_counts_as_none(delivered: Deliver, sent: Sent, mark: object) -> None:
-    marks: dict[str, Any] = {EXPIRES: mark}
-    delivery = delivered(**marks)
+    delivery = delivered(**{EXPIRES: mark})
     assert not delivery.has_expired
     delivery.requeue(1.0)
     assert sent[-1]["expires"] is None
@@ -164,7 +162,7 @@ def test_an_invented_count_of_retries_counts_as_none(delivered: Deliver, retries
 
 
 def test_only_a_copy_is_the_copy_of_a_lost_run(delivered: Deliver) -> None:
-    fields: dict[str, Any] = {EARLIER: {"status": "STARTED"}}
+    fields = {EARLIER: {"status": "STARTED"}}
     assert not delivered(**fields).has_begun, "the sender has invented the mark"
     assert delivered(**fields, delivery_info={"redelivered": True}).has_begun
 
@@ -173,28 +171,23 @@ def test_only_a_copy_is_the_copy_of_a_lost_run(delivered: Deliver) -> None:
 @pytest.mark.parametrize("fields", [{"delivery_info": {"redelivered": True}}, {COPY: 0}], ids=str)
 @pytest.mark.parametrize("on_conflict", ["skip", "raise"])
 def test_a_broadcast_that_came_again_is_not_lost(
-    delivered: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch, on_conflict: str, fields: dict[str, Any]
+    delivered: Deliver, sent: Sent, on_conflict: str, fields: dict[str, Any]
 ) -> None:
     """Its first run may have been killed in the body, and no state in the result backend says so."""
-    monkeypatch.setattr(Delivery, "_send_confirmed", lambda _, options: sent.append(options))
-    marks: dict[str, Any] = {ORIGIN: Origin("orders", is_broadcast=True)}
     contended = LockContended("x", "id-1@w@h since 1 (01234567)")
     with pytest.raises(Retry):
-        Policy(0, on_conflict, 0).apply(contended, delivered(**marks, **fields))
+        Policy(0, on_conflict, 0).apply(contended, delivered(**BROADCAST, **fields))
     assert sent[-1]["headers"][COPY] == 0, "the next run knows that it is not the first"
 
 
 @pytest.mark.usefixtures("rabbitmq")
-def test_rabbitmq_takes_a_broadcast_back(delivered: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charge, "acks_late", True)
-    marks: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True)}
+def test_rabbitmq_takes_a_broadcast_back(delivered: Deliver) -> None:
     with pytest.raises(Returned):
-        delivered(**marks).return_to_broker("x")
+        delivered(**BROADCAST).return_to_broker("x")
 
 
 def test_a_broadcast_that_came_once_is_skipped(delivered: Deliver) -> None:
-    marks: dict[str, Any] = {ORIGIN: Origin("orders", is_broadcast=True)}
-    assert Policy(0, "skip", None).apply(LockContended("x", "id-1@w@h since 1"), delivered(**marks)) is not None
+    assert Policy(0, "skip", None).apply(LockContended("x", "id-1@w@h since 1"), delivered(**BROADCAST)) is not None
 
 
 @pytest.mark.parametrize(("on_conflict", "limit"), [("requeue", 0), ("skip", None), ("raise", None)])
@@ -245,13 +238,9 @@ def test_a_message_that_is_sent_again_may_be_a_copy(delivered: Deliver, sent: Se
 
 
 @pytest.mark.usefixtures("rabbitmq")
-def test_a_broadcast_that_is_sent_again_keeps_its_limit(
-    delivered: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broadcast_that_is_sent_again_keeps_its_limit(delivered: Deliver, sent: Sent) -> None:
     """A broadcast with the mark of a copy goes back without a limit."""
-    monkeypatch.setattr(Delivery, "_send_confirmed", lambda _, options: sent.append(options))
-    marks: dict[str, Any] = {ORIGIN: Origin("orders", is_broadcast=True)}
-    delivery = delivered(**marks)
+    delivery = delivered(**BROADCAST)
     delivery.not_sent(TimeoutError("no confirmation"))
     delivery.requeue(1.0)
     assert COPY not in sent[-1]["headers"]

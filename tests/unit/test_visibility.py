@@ -11,7 +11,6 @@ from celery import Celery
 from redlock.admin import visibility_timeout
 from redlock.admin.visibility_timeout import Locked, findings, locked_tasks, timeout_of
 from redlock.celery import locked, worker_start
-from redlock.celery.delivery import Delivery
 
 
 def body() -> None:
@@ -155,24 +154,6 @@ def test_a_lock_on_a_base_class_or_on_the_call_is_found() -> None:
     names = {"called", "charge", "refund"}
     found = [(task.name, task.wait) for task in locked_tasks(app, 5.0, 60) if task.name in names]
     assert found == [("called", 4.0), ("charge", 3.0), ("refund", 30.0), ("refund", 3.0)]
-
-
-@pytest.mark.parametrize("seconds", [0.6, 5, 30])
-def test_a_pause_is_at_most_a_third_of_the_timeout(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """The worker holds the message meanwhile; the broker would deliver a message in the queue again and again."""
-    app = Celery(set_as_current=False, broker=REDIS, broker_transport_options={"visibility_timeout": seconds})
-    task = app.task(shared=False, name="pause")(body)
-    pauses: list[float] = []
-    monkeypatch.setattr("redlock.celery.delivery._delays_natively", lambda _: False)
-    task.push_request(id="id-1", called_directly=False, delivery_info={})
-    monkeypatch.setattr(task, "apply_async", lambda *_, **options: pauses.append(options["countdown"]))
-    for _ in range(200):
-        delivery = Delivery.of(task)
-        assert delivery is not None
-        delivery.requeue(30.0)
-        delivery.requeue_copy(30.0)
-    task.pop_request()
-    assert seconds / 4 < max(pauses) <= seconds / 3
 
 
 def test_what_is_no_number_is_not_taken_for_one() -> None:
