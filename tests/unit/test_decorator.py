@@ -5,7 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from celery import Celery, shared_task
@@ -74,6 +74,11 @@ async def never_either(account_id: int) -> Any:  # noqa: ANN401
     yield account_id
 
 
+def generator(account_id: int) -> Any:  # noqa: ANN401
+    """Its body would run after the end of the lock."""
+    yield account_id
+
+
 class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
     """A task as a class."""
 
@@ -85,11 +90,12 @@ class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
     [
         (never, "async def never"),
         (never_either, "async def never_either"),
+        (generator, "generator, a generator; its body would run without the lock"),
         (Charge(), "it must stand below"),
         (Charge, "no function"),
         (5, "no function"),
     ],
-    ids=["async", "async generator", "task", "class", "number"],
+    ids=["async", "async generator", "generator", "task", "class", "number"],
 )
 def test_above_what_is_no_plain_function_it_is_refused(function: Any, said: str) -> None:  # noqa: ANN401 - that is the point
     with pytest.raises(ConfigurationError, match=said):
@@ -142,25 +148,6 @@ class Limited:
         self.request = SimpleNamespace(timelimit=(message, None), called_directly=False)
         self.time_limit = own
         self.soft_time_limit = None
-
-
-@pytest.mark.parametrize(
-    ("task", "of_worker", "milliseconds"),
-    [
-        (Limited(3, 4), 5, 3_000),
-        (Limited(None, 4), 5, 4_000),
-        (Limited(None, None), 5, 5_000),
-        (Limited(None, None), None, None),
-    ],
-    ids=["message", "task", "worker", "none"],
-)
-def test_a_lease_ends_with_the_hard_limit_of_prefork(
-    monkeypatch: pytest.MonkeyPatch, task: Limited, of_worker: float | None, milliseconds: int | None
-) -> None:
-    monkeypatch.setattr(pools, "_name", "prefork")
-    monkeypatch.setattr(pools, "_time_limit", of_worker)
-    assert _max_hold_ms(None, cast("Any", task)) == milliseconds
-    assert _max_hold_ms(7.5, cast("Any", task)) == 7_500
 
 
 @pytest.mark.parametrize("pool", ["solo", "thread", "gevent", "eventlet", ""])

@@ -255,6 +255,8 @@ def test_a_lease_is_renewed_until_the_hard_limit_of_the_run(
     monkeypatch.setattr(APP.Task, "time_limit", own)
     worker.run(locked("x")(returning(1)), timelimit=message)
     assert client.given.options["max_hold_ms"] == expected_ms
+    worker.run(locked("x", max_hold=7.5)(returning(1)), timelimit=message)
+    assert client.given.options["max_hold_ms"] == 7_500
 
 
 @pytest.mark.parametrize("error", [ValueError("body"), SystemExit(1), Retry(), Ignore()])
