@@ -13,10 +13,12 @@ from collections.abc import Coroutine, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+import pytest
 from sqlalchemy import BigInteger, Column, Engine, Integer, String, Table, event, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from redlock.errors import ConfigurationError
 from redlock.fencing import _statements
 from redlock.fencing.conformance import Lease, Write
 from redlock.fencing.sql import add_tables, fenced
@@ -71,6 +73,15 @@ def waits(engine: Engine) -> bool:
     with engine.connect() as connection:
         statement = _WAITING[engine.dialect.name.replace("mariadb", "mysql")]
         return bool(connection.execute(text(statement)).scalar_one())
+
+
+def assert_refused(
+    session: Any, lease: Any, words: str | None = None, error: type[Exception] = ConfigurationError, **options: Any
+) -> Exception:
+    """Check that the fence refuses this lease before the body; the error."""
+    with pytest.raises(error, match=words) as caught, fenced(session, lease, **options):
+        pytest.fail("the body must not run")
+    return caught.value
 
 
 class SessionAdapter:

@@ -13,7 +13,7 @@ from redlock.fencing import _statements
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
 from tests.integration.databases import MYSQL
-from tests.integration.fence_adapters import Account, balance
+from tests.integration.fence_adapters import Account, assert_refused, balance
 
 FROZEN, NEXT = Lease(7, "frozen"), Lease(8, "next")
 """Both holders are in one thread, where a block inside another block needs an operation id."""
@@ -32,9 +32,8 @@ def test_lock_timeout_ends_the_wait_for_a_frozen_holder(engine: Engine, seconds:
     with Session(engine) as frozen, Session(engine) as session:
         with fenced(frozen, FROZEN, operation="frozen"):
             add_one(frozen)
-            with pytest.raises(DBAPIError) as caught, fenced(session, NEXT, operation="next", lock_timeout=seconds):
-                pytest.fail("the body must not run")
-            assert _statements.code_of(caught.value) == code
+            caught = assert_refused(session, NEXT, error=DBAPIError, operation="next", lock_timeout=seconds)
+            assert _statements.code_of(caught) == code
             assert not session.in_transaction()
         with fenced(session, NEXT, operation="next", lock_timeout=seconds):
             add_one(session)
@@ -47,13 +46,10 @@ def test_the_busy_timeout_ends_the_wait_on_sqlite(engine: Engine) -> None:
     with Session(engine) as frozen, Session(impatient) as session:
         with fenced(frozen, FROZEN, operation="frozen"):
             add_one(frozen)
-            with pytest.raises(OperationalError, match="database is locked"), fenced(session, NEXT, operation="next"):
-                pytest.fail("the body must not run")
-            with (
-                pytest.raises(OperationalError, match="database is locked"),
-                fenced(session, Lease(1, "x", ("other",)), operation="x"),
-            ):
-                pytest.fail("SQLite has one lock for the whole file")
+            assert_refused(session, NEXT, "database is locked", error=OperationalError, operation="next")
+            assert_refused(
+                session, Lease(1, "x", ("other",)), "database is locked", error=OperationalError, operation="x"
+            )
         with fenced(session, NEXT, operation="next"):
             add_one(session)
     impatient.dispose()

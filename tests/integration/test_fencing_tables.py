@@ -8,9 +8,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, MetaData, create_engine, text
 from sqlalchemy.sql.schema import SchemaItem
 
-from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import add_tables, create_statements, fenced
+from tests.integration.fence_adapters import assert_refused
 from tests.integration.shell import run_python
 
 
@@ -67,9 +67,7 @@ def test_the_search_path_decides_where_the_tables_are(database: str) -> None:
     with made.begin() as connection:
         connection.execute(text("CREATE SCHEMA IF NOT EXISTS tenant"))
     with made.connect() as connection:
-        with pytest.raises(ConfigurationError, match="where names without a schema are found"):
-            with fenced(connection, Lease(7, "me")):
-                pytest.fail("the body must not run")
+        assert_refused(connection, Lease(7, "me"), "where names without a schema are found")
         metadata = MetaData(schema="tenant")
         add_tables(metadata)
         metadata.create_all(made)

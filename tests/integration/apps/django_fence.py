@@ -26,7 +26,7 @@ django.setup()
 from django.core.management import call_command
 from django.db import DatabaseError, connection, connections, transaction
 from django.http import HttpResponse
-from django.test import Client, TestCase, TransactionTestCase, override_settings
+from django.test import Client, SimpleTestCase, TestCase, TransactionTestCase, override_settings
 from django.test.runner import DiscoverRunner
 from django.urls import path
 from psycopg import IsolationLevel
@@ -38,7 +38,7 @@ from redlock.fencing.django import fenced, purge_operations
 from redlock.fencing.django.models import Fence, Operation
 
 NAMES = {"account": "account", "acc": "acc-lower", "ACC": "acc-upper", "acc ": "acc-blank"}
-LEASE = Lease(7, "me")
+LEASE, LATE = Lease(7, "me"), Lease(6, "late")
 
 
 def run(statement: str, *parameters: Any) -> list[Any]:
@@ -75,6 +75,13 @@ class Replicas:
 class Expired(Lease):
     def remaining(self) -> float:
         return 0.0
+
+
+def assert_refused(words: str, lease: Any = LEASE, error: type[Exception] = ConfigurationError, **options: Any) -> None:
+    """Check that the fence raises this error before the body."""
+    case = SimpleTestCase()
+    with case.assertRaisesRegex(error, words), fenced(lease, **options):
+        case.fail("the body must not run")
 
 
 class Adapter:
@@ -147,8 +154,7 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
     def test_a_stale_token_is_refused(self) -> None:
         with fenced(LEASE):
             pass
-        with self.assertRaisesRegex(Stale, "the store has seen 7"), fenced(Lease(6, "late")):
-            self.fail("the body must not run")
+        assert_refused("the store has seen 7", LATE, Stale)
         self.assertFalse(connection.in_atomic_block)
         self.assertEqual(Fence.objects.count(), 1)
 
@@ -163,33 +169,26 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
         self.assertEqual(called, [True, False])
 
     def test_nested_blocks_are_refused(self) -> None:
-        with transaction.atomic(), self.assertRaisesRegex(ConfigurationError, "non_atomic_requests"), fenced(LEASE):
-            self.fail("the body must not run")
-        with fenced(LEASE), self.assertRaisesRegex(ConfigurationError, "has an open fenced block already"):
-            with fenced(LEASE):
-                self.fail("the body must not run")
+        with transaction.atomic():
+            assert_refused("non_atomic_requests")
+        with fenced(LEASE):
+            assert_refused("has an open fenced block already")
         with fenced(LEASE), transaction.atomic():
             Operation.objects.count()
 
     def test_autocommit_off_is_refused(self) -> None:
         transaction.set_autocommit(False)
         try:
-            with self.assertRaisesRegex(ConfigurationError, "autocommit is off"), fenced(LEASE):
-                self.fail("the body must not run")
+            assert_refused("autocommit is off")
         finally:
             transaction.rollback()
             transaction.set_autocommit(True)
 
     def test_bad_arguments_are_refused(self) -> None:
-        for lease, error, words in (
-            (Expired(7, "me"), LockLost, "expired before the fenced transaction began$"),
-            (Lease(0, "me"), ConfigurationError, "fencing token 0 cannot be used; .*$"),
-            (Lease(7, "me", ("x" * 1_025,)), ConfigurationError, "has 1025 bytes; 1024 are the most$"),
-        ):
-            with self.assertRaisesRegex(error, words), fenced(lease):
-                self.fail("the body must not run")
-        with self.assertRaises(ConfigurationError), fenced(LEASE, operation=""):
-            self.fail("the body must not run")
+        assert_refused("expired before the fenced transaction began$", Expired(7, "me"), LockLost)
+        assert_refused("fencing token 0 cannot be used; .*$", Lease(0, "me"))
+        assert_refused("has 1025 bytes; 1024 are the most$", Lease(7, "me", ("x" * 1_025,)))
+        assert_refused("1 to 255 characters", operation="")
         self.assertEqual(Fence.objects.count(), 0)
 
     def test_a_read_only_database_is_named(self) -> None:
@@ -200,9 +199,7 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
         }[connection.vendor]
         run(setting[0])
         try:
-            with self.assertRaisesRegex(ConfigurationError, "is read-only; a fenced transaction needs the primary"):
-                with fenced(LEASE, operation="op"):
-                    self.fail("the body must not run")
+            assert_refused("is read-only; a fenced transaction needs the primary", operation="op")
         finally:
             run(setting[1])
         self.assertFalse(connection.in_atomic_block)
@@ -223,8 +220,7 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
     def test_a_missing_table_is_named_with_its_statement(self) -> None:
         run("ALTER TABLE redlock_fence RENAME TO elsewhere")
         try:
-            with self.assertRaisesRegex(ConfigurationError, "CREATE TABLE redlock_fence"), fenced(LEASE):
-                self.fail("the body must not run")
+            assert_refused("CREATE TABLE redlock_fence")
         finally:
             run("ALTER TABLE elsewhere RENAME TO redlock_fence")
 
@@ -247,8 +243,7 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
 
     def test_replicas_are_refused_without_the_router(self) -> None:
         with override_settings(DATABASE_ROUTERS=["__main__.Replicas"]):
-            with self.assertRaisesRegex(ConfigurationError, "Replicas chooses where to read"), fenced(LEASE):
-                self.fail("the body must not run")
+            assert_refused("Replicas chooses where to read")
         self.assertEqual(Fence.objects.count(), 0)
 
     def test_the_router_reads_from_the_fenced_database(self) -> None:
@@ -257,8 +252,7 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
             self.assertEqual(Operation.objects.all().db, "replica")
             with fenced(LEASE):
                 self.assertEqual(Operation.objects.all().db, "default")
-            with self.assertRaises(Stale), fenced(Lease(6, "late")):
-                self.fail("the body must not run")
+            assert_refused("", LATE, Stale)
             self.assertEqual(Operation.objects.all().db, "replica")
 
     def test_a_body_that_ends_the_transaction_is_told(self) -> None:
@@ -370,9 +364,8 @@ class TwoDatabases(TransactionTestCase):  # type: ignore[misc]  # as above
 
     def test_another_alias_of_the_same_database_is_refused(self) -> None:
         with fenced(LEASE, operation="op"):
-            with self.assertRaisesRegex(ConfigurationError, "'replica' has an open fenced block already, as 'default'"):
-                with fenced(LEASE, using="replica", operation="op"):
-                    self.fail("the body must not run")
+            words = "'replica' has an open fenced block already, as 'default'"
+            assert_refused(words, using="replica", operation="op")
 
     def test_a_plain_atomic_block_of_another_database_is_no_fence(self) -> None:
         with transaction.atomic(using="other"):
@@ -400,8 +393,7 @@ class InATestCase(TestCase):  # type: ignore[misc]  # as above
         with self.captureOnCommitCallbacks() as callbacks, fenced(LEASE):
             transaction.on_commit(lambda: None)
         self.assertEqual(len(callbacks), 1)
-        with self.assertRaises(Stale), fenced(Lease(6, "late")):
-            self.fail("the body must not run")
+        assert_refused("", LATE, Stale)
         self.assertEqual(Fence.objects.get().token, 7)
 
 
