@@ -46,3 +46,13 @@ def a_strike_in(seconds: float, error: type[BaseException] = Interrupted) -> Ite
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def came_of(error: BaseException, strike: type[BaseException]) -> bool:
+    """Whether the error is this exception of a signal handler, or the error that Python made of this exception.
+
+    `threading.Condition` replaces an exception that strikes while the condition takes its lock again: the condition
+    releases a lock that is not held. Each start of a thread waits in this way.
+    """
+    is_replaced = isinstance(error, RuntimeError) and str(error) == "release unlocked lock"
+    return isinstance(error.__context__ if is_replaced else error, strike)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from redlock.testing.redis_server import Cluster
 from tests.integration.tools import PATIENT, ROOT, eventually
@@ -114,6 +114,21 @@ def run_python(*arguments: str, check: bool = False, **options: Any) -> subproce
     """Run Python with these arguments to its end; its status and its output. Other options are those of `run`."""
     usual: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 200}
     return subprocess.run([sys.executable, *arguments], check=check, **usual | options)
+
+
+@contextlib.contextmanager
+def talking(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
+    """Run a Python process; give the process, its input and its output. The end of the block kills the process."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process, process.stdin, process.stdout
+        finally:
+            process.kill()
 
 
 def python(source: str) -> Sequence[str]:

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from redlock import Lease, LockContended, LockLost, NotHeld, Redlock
-from tests.integration.tools import came_of
+from tests.integration.alarms import came_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

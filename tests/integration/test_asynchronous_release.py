@@ -18,11 +18,10 @@ from redlock._clock import now_ms
 from redlock._transport import connections, pending_releases
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock.testing.redis_server import Cluster
-from tests.integration.alarms import a_strike_in
+from tests.integration.alarms import a_strike_in, came_of
 from tests.integration.shell import run_python
 from tests.integration.tools import (
     LASTING,
-    came_of,
     client_of,
     eventually,
     frozen,

@@ -18,7 +18,7 @@ from redlock.admin.cluster_status import ClusterStatus, LockInfo, cluster_status
 from redlock.cli import main
 from redlock.testing.redis_server import Cluster, Server
 from tests.integration.threads import started
-from tests.integration.tools import CANARY, client_of, eventually, kill_all, label, raw, raws, stands_on_all
+from tests.integration.tools import CANARY, client_of, eventually, kill_all, label, leased, raw, raws, stands_on_all
 from tests.proxy import proxies
 
 NAME = "account:42"
@@ -34,8 +34,7 @@ def only(seen: ClusterStatus) -> LockInfo:
 
 
 def test_it_shows_holders_with_token_and_votes(nodes: Cluster, client: Redlock) -> None:
-    lease = client.lease(NAME, owner_label="task-1@w1 since 2026-11-24T12:00:00Z")
-    lease.acquire(0)
+    lease = leased(client, NAME, owner_label="task-1@w1 since 2026-11-24T12:00:00Z")
     seen = look(nodes)
     one = only(seen)
     assert (one.resource, one.holder, one.since) == (NAME, "task-1@w1", "2026-11-24T12:00:00Z")

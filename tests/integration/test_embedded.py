@@ -18,8 +18,8 @@ from redlock import ConfigurationError, RedlockError
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server, cluster, free_port
-from tests.integration.shell import is_running
-from tests.integration.tools import client_of, eventually, raw, talking
+from tests.integration.shell import is_running, talking
+from tests.integration.tools import client_of, eventually, raw
 from tests.servers import program
 from workers.cluster import FLOWER_PORT, Plan, settings_of
 from workers.settings import from_environment

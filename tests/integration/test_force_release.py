@@ -14,6 +14,7 @@ from redlock._transport import codec
 from redlock.admin import force_release
 from redlock.cli import main
 from redlock.testing.redis_server import Cluster
+from tests.integration.threads import started
 from tests.integration.tools import (
     LASTING,
     blocked_clients,
@@ -22,6 +23,7 @@ from tests.integration.tools import (
     holders,
     is_free,
     kill_all,
+    leased,
     raw,
     raws,
     stands_on_all,
@@ -52,8 +54,7 @@ def wake_ups(nodes: Cluster) -> list[int]:
 def test_the_old_holder_notices_and_the_next_token_is_larger(
     nodes: Cluster, client: Redlock, admin: Redlock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = client.lease(NAME, owner_label="task-1@w1")
-    old.acquire(0)
+    old = leased(client, NAME, owner_label="task-1@w1")
     stands_on_all(nodes.servers, NAME)
     assert release(nodes, "--force", "--yes") == 0
     said = capsys.readouterr().out
@@ -61,8 +62,7 @@ def test_the_old_holder_notices_and_the_next_token_is_larger(
     assert "finds out at its\nnext renewal" in said
     assert old.owner.partition(":")[0] not in said
     eventually(lambda: min(fences(nodes)) > old.fence and wake_ups(nodes) == [1] * 5, "the release on all nodes")
-    new = admin.lease(NAME)
-    new.acquire(0)
+    new = leased(admin, NAME)
     assert new.fence > old.fence + 1, "above what was written when the lock was taken away"
     with pytest.raises(LockLost, match="a quorum of nodes no longer has it"):
         old.extend(5.0)
@@ -84,34 +84,21 @@ def test_a_holder_that_renews_is_told_that_it_lost(nodes: Cluster, client: Redlo
 
 
 def test_it_wakes_a_waiter(nodes: Cluster) -> None:
-    client, admin = (client_of(nodes.urls, **LASTING) for _ in range(2))
-    old = client.lease(NAME)
-    old.acquire(0)
-    got = threading.Event()
-
-    def wait() -> None:
-        with client_of(nodes.urls, **LASTING) as other, other.lock(NAME):
-            got.set()
-
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-
-    eventually(lambda: blocked_clients(nodes.servers), "a waiter")
-    lease = force_release.target(admin, NAME)
-    assert lease is not None
-    force_release.take_away(admin, lease)
-    assert got.wait(100), "it was woken long before the old lease would have been over"
-    waiter.join()
-    with pytest.raises(LockLost):
-        old.extend(5.0)
-    old.release()
-    client.close()
-    admin.close()
+    with client_of(nodes.urls, **LASTING) as client, client_of(nodes.urls, **LASTING) as admin:
+        old = leased(client, NAME)
+        waiter = started(lambda: admin.lock(NAME).acquire())
+        eventually(lambda: blocked_clients(nodes.servers), "a waiter")
+        lease = force_release.target(admin, NAME)
+        assert lease is not None
+        force_release.take_away(admin, lease)
+        waiter.join(100)
+        assert not waiter.is_alive(), "it waits for the end of the old lease"
+        with pytest.raises(LockLost):
+            old.extend(5.0)
 
 
 def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
-    first = client.lease(NAME)
-    first.acquire(0)
+    first = leased(client, NAME)
     shown = force_release.target(admin, NAME)
     assert shown is not None
     first.release()
@@ -128,8 +115,7 @@ def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Red
 
 
 def test_without_a_quorum_nothing_is_deleted(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
-    lease = client.lease(NAME)
-    lease.acquire(0)
+    lease = leased(client, NAME)
     stands_on_all(nodes.servers, NAME)
     shown = force_release.target(admin, NAME)
     assert shown is not None
@@ -142,8 +128,7 @@ def test_without_a_quorum_nothing_is_deleted(nodes: Cluster, client: Redlock, ad
 
 
 def test_two_dead_nodes_are_no_hindrance(nodes: Cluster, client: Redlock) -> None:
-    old = client.lease(NAME)
-    old.acquire(0)
+    old = leased(client, NAME)
     kill_all(nodes.servers[:2])
     assert release(nodes, "--force", "--yes") == 0
     assert is_free(nodes.servers[2:], NAME)
@@ -182,8 +167,7 @@ def test_a_free_lock_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture
 
 
 def test_a_client_that_disagrees_takes_nothing_away(nodes: Cluster, client: Redlock) -> None:
-    lease = client.lease(NAME)
-    lease.acquire(0)
+    lease = leased(client, NAME)
     with client_of(nodes.urls, max_ttl=20) as other:
         shown = force_release.target(other, NAME)
         assert shown is not None

@@ -22,7 +22,7 @@ from redlock._transport.node import Node
 from redlock._transport.sockets import Sockets
 from redlock.testing.redis_server import Cluster
 from tests.integration.alarms import a_strike_in
-from tests.integration.tools import LASTING, client_of, eventually, frozen, is_free, raw, raws, stands_on_all
+from tests.integration.tools import LASTING, client_of, eventually, frozen, is_free, leased, raw, raws, stands_on_all
 from tests.proxy import always, proxies
 
 
@@ -137,9 +137,7 @@ def test_a_closed_set_serves_a_thread_that_has_waited_for_it(nodes: Cluster) -> 
 @pytest.mark.parametrize("count", [1_100])
 def test_a_thousand_asynchronous_releases_are_all_sent(nodes: Cluster, count: int) -> None:
     with client_of(nodes.urls, node_timeout=100.0, **LASTING) as client:
-        leases = [client.lease(str(number)) for number in range(count)]
-        for lease in leases:
-            lease.acquire(0)
+        leases = [leased(client, str(number)) for number in range(count)]
         for lease in leases:
             lease.release(wait=False)
 

@@ -16,7 +16,7 @@ from redlock._transport.codec import RECORD, Codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing.redis_server import Cluster, Server
-from tests.integration.tools import client_of, eventually, holders, raw, raws, run_out
+from tests.integration.tools import client_of, eventually, holders, leased, raw, raws, run_out
 from tests.unit.helpers import each_command
 
 NAME = "invoice:9"
@@ -79,8 +79,7 @@ def test_a_long_value_at_a_name_ends_no_connection(
     nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The connections carry the rounds of all other locks of the process."""
-    lease = client.lease(NAME)
-    lease.acquire(0)
+    lease = leased(client, NAME)
     for redis in raws(nodes.servers):
         redis.set(NAME, "x" * 5_000_000)
     with client.lock("other"):
@@ -101,8 +100,7 @@ def test_a_value_like_a_list_at_a_name_ends_no_connection(
     nodes: Cluster, client: Redlock, theirs: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The parser of the connections takes such an end of a text for the header of a list that is too long."""
-    lease = client.lease(NAME)
-    lease.acquire(0)
+    lease = leased(client, NAME)
     for redis in raws(nodes.servers):
         redis.set(NAME, theirs, px=600_000)
     with pytest.raises(LockLost):

@@ -27,6 +27,7 @@ from tests.integration.tools import (
     holders,
     in_a_fork,
     kill_all,
+    leased,
     outlive,
     raw,
     renew_now,
@@ -188,13 +189,9 @@ def test_a_lease_extended_beyond_its_ttl_stays_renewed(nodes: Cluster) -> None:
 def test_five_hundred_leases_are_renewed_by_one_thread(nodes: Cluster) -> None:
     before = _renewing()
     with client_of(nodes.urls, ttl=6.0) as client:
-        leases = [client.lease(f"r:{number}", renew=True) for number in range(500)]
-        for lease in leases:
-            lease.acquire(0)
+        leases = [leased(client, f"r:{number}", renew=True) for number in range(500)]
         renewed(*leases)
         assert _renewing() == before + 1
-        for lease in leases:
-            lease.release()
 
 
 def _renewing() -> int:
@@ -281,9 +278,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
 
     monkeypatch.setattr(LockEventLog, "extended", counted)
     with client_of(nodes.urls, ttl=6.0) as client:
-        leases = [client.lease(f"account:{number}", renew=True) for number in range(100)]
-        for lease in leases:
-            lease.acquire(0)
+        leases = [leased(client, f"account:{number}", renew=True) for number in range(100)]
         before = sent()
         # Leases that are taken one after the other are due one after the other; these are due at once.
         due_ms = now_ms() + 100
@@ -293,8 +288,6 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
         pieces = sent() - before
         assert pieces < 5 * count[0] / 2, "a piece on each of five connections for each renewal is five times as many"
         assert not any(lease.is_lost for lease in leases)
-        for lease in leases:
-            lease.release()
 
 
 def test_the_failure_of_a_renewal_leaves_other_leases_alone(
@@ -303,16 +296,12 @@ def test_the_failure_of_a_renewal_leaves_other_leases_alone(
     def fail(_: Lease) -> None:
         raise ZeroDivisionError
 
-    lost = brief.lease("lost", renew=True, on_lost=fail)
-    leases = [brief.lease(f"account:{number}", renew=True) for number in range(20)]
-    for lease in (lost, *leases):
-        lease.acquire(0)
+    lost = leased(brief, "lost", renew=True, on_lost=fail)
+    leases = [leased(brief, f"account:{number}", renew=True) for number in range(20)]
     run_out(nodes.servers, "lost")
     eventually(lambda: lost.is_lost, "the loss of one")
     eventually(lambda: any("on-lost-failed" in line for line in caplog.messages), "its on_lost, which fails")
-    renewed(leases[0], *leases[1:])
-    for lease in leases:
-        lease.release()
+    renewed(*leases)
 
 
 def test_on_lost_may_use_the_lock(nodes: Cluster, brief: Redlock) -> None:
@@ -323,8 +312,7 @@ def test_on_lost_may_use_the_lock(nodes: Cluster, brief: Redlock) -> None:
         with brief.lock("another", blocking=False):
             told.set()
 
-    lease = brief.lease("x", renew=True, on_lost=take_another)
-    lease.acquire(0)
+    lease = leased(brief, "x", renew=True, on_lost=take_another)
     run_out(nodes.servers, "x")
     assert told.wait(30)
     assert not lease.is_held
@@ -360,14 +348,12 @@ def test_a_blocking_on_lost_delays_no_renewal(nodes: Cluster, brief: Redlock) ->
         called.set()
         blocked.wait(30)
 
-    guilty, innocent = brief.lease("guilty", renew=True, on_lost=block), brief.lease("innocent", renew=True)
-    guilty.acquire(0)
-    innocent.acquire(0)
+    guilty, innocent = leased(brief, "guilty", renew=True, on_lost=block), leased(brief, "innocent", renew=True)
     run_out(nodes.servers, "guilty")
     assert called.wait(30)
     renewed(innocent)
     blocked.set()
-    innocent.release()
+    assert guilty.is_lost
 
 
 def test_an_on_lost_that_exits_ends_no_renewal(nodes: Cluster, brief: Redlock) -> None:
@@ -377,10 +363,10 @@ def test_an_on_lost_that_exits_ends_no_renewal(nodes: Cluster, brief: Redlock) -
         called.set()
         sys.exit(1)
 
-    lost = brief.lease("lost", renew=True, on_lost=leave)
-    lost.acquire(0)
+    lost = leased(brief, "lost", renew=True, on_lost=leave)
     run_out(nodes.servers, "lost")
     assert called.wait(30)
+    assert lost.is_lost
     with brief.lock("next") as lease:
         renewed(lease)
 
@@ -402,14 +388,10 @@ def test_a_lease_that_fails_in_its_turn_ends_no_other(brief: Redlock, monkeypatc
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    broken = brief.lease("broken", renew=True)
-    leases = [brief.lease(f"account:{number}", renew=True) for number in range(5)]
-    for lease in (broken, *leases):
-        lease.acquire(0)
+    broken = leased(brief, "broken", renew=True)
+    leases = [leased(brief, f"account:{number}", renew=True) for number in range(5)]
     monkeypatch.setattr(broken, "_renewing", fail)
-    renewed(leases[0], *leases[1:])
-    for lease in leases:
-        lease.release()
+    renewed(*leases)
 
 
 def test_a_loss_that_cannot_be_reported_ends_no_other(brief: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,19 +402,15 @@ def test_a_loss_that_cannot_be_reported_ends_no_other(brief: Redlock, monkeypatc
         failures.append(None)
         raise RuntimeError("can't start new thread")
 
-    unlucky = brief.lease("unlucky", renew=True)
-    leases = [brief.lease(f"account:{number}", renew=True) for number in range(5)]
-    for lease in (unlucky, *leases):
-        lease.acquire(0)
+    unlucky = leased(brief, "unlucky", renew=True)
+    leases = [leased(brief, f"account:{number}", renew=True) for number in range(5)]
     due_ms = now_ms() + 50
     for lease in (unlucky, *leases):
         # All in one batch, this one first.
         brief._context.renewal.add(lease, due_ms)
     monkeypatch.setattr(unlucky, "_report_loss", fail)
     eventually(lambda: failures, "a report that fails")
-    renewed(leases[0], *leases[1:])
-    for lease in leases:
-        lease.release()
+    renewed(*leases)
 
 
 def test_a_lease_that_no_thread_can_renew_is_not_acquired(brief: Redlock, caplog: pytest.LogCaptureFixture) -> None:

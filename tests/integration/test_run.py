@@ -13,8 +13,8 @@ from redlock import Redlock
 from redlock.cli import run
 from redlock.testing.redis_server import Cluster
 from tests.integration.processes import children
-from tests.integration.shell import Shell, is_running, is_running_in, python
-from tests.integration.tools import eventually, holders, is_free, kill_all, raws, talking
+from tests.integration.shell import Shell, is_running, is_running_in, python, talking
+from tests.integration.tools import eventually, holders, is_free, kill_all, raws
 from tests.no_threads import no_thread
 
 NAME = "report"

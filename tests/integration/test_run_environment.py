@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from redlock.testing.redis_server import Cluster
-from tests.integration.shell import Shell, python, run_python
-from tests.integration.tools import PATIENT, is_free, talking
+from tests.integration.shell import Shell, python, run_python, talking
+from tests.integration.tools import PATIENT, is_free
 
 NAME = "report"
 INNER = (sys.executable, "-m", "redlock", "run", "inner", "--", "sh", "-c", "echo $REDLOCK_RESOURCE")

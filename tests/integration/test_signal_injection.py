@@ -9,7 +9,8 @@ import pytest
 
 from redlock.testing.redis_server import Cluster
 from tests.integration import signal_injection
-from tests.integration.tools import eventually, is_free, talking
+from tests.integration.shell import talking
+from tests.integration.tools import eventually, is_free
 
 
 @pytest.mark.parametrize("strikes", [100, pytest.param(400, marks=pytest.mark.long(ci=True))])

@@ -21,7 +21,7 @@ from redlock.celery import client_for, current_lease, locked
 from redlock.fencing import FencedStore
 from redlock.testing.redis_server import Cluster, Server
 from tests.integration.threads import in_threads, started
-from tests.integration.tools import client_of, raw, raws, run_out, sixth_redis
+from tests.integration.tools import client_of, leased, raw, raws, run_out, sixth_redis
 
 NAME = "hits"
 
@@ -39,18 +39,11 @@ def store(redis: Redis) -> FencedStore:
     return FencedStore(redis)
 
 
-def take(client: Redlock) -> Lease:
-    """A lease on the counter's lock, taken at the first try."""
-    lease = client.lease(NAME)
-    lease.acquire(0)
-    return lease
-
-
 def take_over(nodes: Cluster) -> Lease:
     """A new lease after the old one has run out, whatever its holder believes."""
     run_out(nodes.servers, NAME)
     with client_of(nodes.urls) as other:
-        return take(other)
+        return leased(other, NAME)
 
 
 def one_more(value: str | None) -> str:
@@ -59,7 +52,7 @@ def one_more(value: str | None) -> str:
 
 
 def test_a_write_is_read_by_the_next(client: Redlock, store: FencedStore) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
     section = store.open(NAME, lease)
     assert section.value is None
 
@@ -68,11 +61,11 @@ def test_a_write_is_read_by_the_next(client: Redlock, store: FencedStore) -> Non
     assert written == ("1", lease.fence, True)
     assert store.read_unfenced(NAME) == "1"
     lease.release()
-    assert store.open(NAME, take(client)).value == "1"
+    assert store.open(NAME, leased(client, NAME)).value == "1"
 
 
 def test_a_transaction_shows_neither_owner_nor_value(client: Redlock, store: FencedStore) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
     store.write(store.open(NAME, lease), "private", "op-1")
     transaction = store.open(NAME, lease)
     assert transaction.owner == lease.owner
@@ -80,7 +73,7 @@ def test_a_transaction_shows_neither_owner_nor_value(client: Redlock, store: Fen
 
 
 def test_any_text_can_be_stored(client: Redlock, store: FencedStore) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
     for number, value in enumerate(["", "0", "a:b:c", "ünï 🔒", "line\nbreak", "x" * 100_000]):
         assert store.update(NAME, lease, f"op-{number}", lambda _, value=value: value).value == value  # type: ignore[misc]  # the value of this turn
         assert store.read_unfenced(NAME) == value
@@ -88,7 +81,7 @@ def test_any_text_can_be_stored(client: Redlock, store: FencedStore) -> None:
 
 
 def test_replies_that_the_client_has_decoded_are_understood(broker: Server, client: Redlock) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
     with raw(broker) as redis:
         store = FencedStore(redis)
         store.update(NAME, lease, "op-1", one_more)
@@ -98,7 +91,7 @@ def test_replies_that_the_client_has_decoded_are_understood(broker: Server, clie
 
 
 def test_an_old_token_may_not_even_read(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
-    old = take(client)
+    old = leased(client, NAME)
     new = take_over(nodes)
     store.update(NAME, new, "op-new", one_more)
 
@@ -112,7 +105,7 @@ def test_an_old_token_may_not_even_read(nodes: Cluster, client: Redlock, store: 
 def test_the_lost_update_of_two_holders_is_refused(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
     # Old reads, new reads, old writes, new writes: in the order of their tokens, so a check on writes alone passes.
     store.write_unfenced(NAME, "10")
-    old = take(client)
+    old = leased(client, NAME)
     old_section = store.open(NAME, old)
     new = take_over(nodes)
     new_section = store.open(NAME, new)
@@ -131,12 +124,12 @@ def test_the_same_number_of_another_owner_is_refused(
 ) -> None:
     # All nodes have lost their memory, and the clocks stand still: two leases with one token.
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
-    first = take(client)
+    first = leased(client, NAME)
     store.open(NAME, first)
     for node in raws(nodes.servers):
         node.delete(NAME, codec.fence_key(NAME))
     with client_of(nodes.urls) as other:
-        second = take(other)
+        second = leased(other, NAME)
         assert second.fence == first.fence
 
         with pytest.raises(Stale) as caught:
@@ -146,7 +139,7 @@ def test_the_same_number_of_another_owner_is_refused(
 
 
 def test_an_operation_that_was_applied_is_not_applied_again(client: Redlock, store: FencedStore) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
     first = store.update(NAME, lease, "op-1", one_more)
     store.update(NAME, lease, "op-2", one_more)
 
@@ -160,7 +153,7 @@ def test_an_operation_that_was_applied_is_not_applied_again(client: Redlock, sto
 def test_a_duplicate_gets_its_old_result_under_a_stale_token(
     nodes: Cluster, client: Redlock, store: FencedStore
 ) -> None:
-    old = take(client)
+    old = leased(client, NAME)
     section = store.open(NAME, old)
     new = take_over(nodes)
     store.update(NAME, new, "op-1", one_more)
@@ -171,7 +164,7 @@ def test_a_duplicate_gets_its_old_result_under_a_stale_token(
 
 def test_the_late_write_of_an_earlier_transaction_is_refused(client: Redlock, store: FencedStore) -> None:
     # One lease serves two operations, and a packet of the first comes late.
-    lease = take(client)
+    lease = leased(client, NAME)
     first = store.open(NAME, lease)
     second = store.open(NAME, lease)
     assert second.number > first.number
@@ -185,7 +178,7 @@ def test_the_late_write_of_an_earlier_transaction_is_refused(client: Redlock, st
 
 
 def test_a_section_is_good_for_one_write(client: Redlock, store: FencedStore) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
     section = store.open(NAME, lease)
     store.write(section, "1", "op-1")
 
@@ -196,7 +189,7 @@ def test_a_section_is_good_for_one_write(client: Redlock, store: FencedStore) ->
 
 
 def test_two_threads_under_one_lease_lose_nothing(broker: Server, client: Redlock) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
 
     def work(thread: int) -> None:
         with Redis.from_url(broker.url) as redis:
@@ -246,14 +239,14 @@ def test_holders_with_lost_leases_lose_and_double_no_write(nodes: Cluster, broke
 def test_tokens_that_went_backwards_heal_by_themselves(
     nodes: Cluster, client: Redlock, store: FencedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    high = take(client)
+    high = leased(client, NAME)
     store.update(NAME, high, "op-1", one_more)
     # The disaster: no node remembers any token, and the clocks are behind.
     for node in raws(nodes.servers):
         node.delete(NAME, codec.fence_key(NAME))
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
     with client_of(nodes.urls) as other:
-        low = take(other)
+        low = leased(other, NAME)
         assert low.fence < high.fence
         with pytest.raises(Stale) as caught:
             store.update(NAME, low, "op-2", one_more)
@@ -261,7 +254,7 @@ def test_tokens_that_went_backwards_heal_by_themselves(
         low.release()
 
         other.observe_fence(NAME, caught.value.seen)
-        healed = take(other)
+        healed = leased(other, NAME)
 
         assert healed.fence > high.fence
         assert store.update(NAME, healed, "op-2", one_more).value == "2"
@@ -292,13 +285,13 @@ def test_a_token_far_ahead_is_kept_with_all_its_digits(nodes: Cluster, client: R
     soon = time.time_ns() // 1_000 + 3_000_000_001
     for node in raws(nodes.servers):
         node.set(codec.fence_key(NAME), soon)
-    lease = take(client)
+    lease = leased(client, NAME)
     assert lease.fence == soon + 1
     assert store.update(NAME, lease, "op-1", one_more).fence == soon + 1
     assert store.update(NAME, lease, "op-1", one_more).fence == soon + 1
 
     lease.release()
-    last = take(client)
+    last = leased(client, NAME)
     assert last.fence == soon + 2
     store.open(NAME, last)
 
@@ -313,13 +306,13 @@ def test_an_invalid_token_in_the_store_is_repaired_by_the_manual(
     """The token must not reach the nodes and other resources, because every node would then refuse the client."""
     store.write_unfenced(NAME, "10")
     redis.hset(f"store:{NAME}", mapping={"fence": FENCE_LIMIT - 5, "owner": "of 2112"})
-    lease = take(client)
+    lease = leased(client, NAME)
     with pytest.raises(Stale) as caught:
         store.update(NAME, lease, "op-1", one_more)
     client.observe_fence(NAME, caught.value.seen)
     assert "fence-implausible" in caplog.text
     lease.release()
-    lease = take(client)
+    lease = leased(client, NAME)
     assert lease.fence < time.time_ns() // 1_000 + 3_600_000_000
 
     redis.hset(f"store:{NAME}", "fence", 0)
@@ -329,7 +322,7 @@ def test_an_invalid_token_in_the_store_is_repaired_by_the_manual(
 
 def test_values_and_operations_survive_a_crash_of_the_store(nodes: Cluster, client: Redlock) -> None:
     with sixth_redis() as server:
-        old = take(client)
+        old = leased(client, NAME)
         new = take_over(nodes)
         with Redis.from_url(server.url) as redis:
             store = FencedStore(redis)
@@ -350,7 +343,7 @@ def test_values_and_operations_survive_a_crash_of_the_store(nodes: Cluster, clie
 def test_a_store_that_forgot_its_scripts_is_taught_them_again(
     client: Redlock, store: FencedStore, redis: Redis
 ) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
     store.update(NAME, lease, "op-1", one_more)
     redis.script_flush()
 
@@ -358,7 +351,7 @@ def test_a_store_that_forgot_its_scripts_is_taught_them_again(
 
 
 def test_operations_are_remembered_and_not_for_ever(client: Redlock, store: FencedStore, redis: Redis) -> None:
-    store.update(NAME, take(client), "op-1", one_more)
+    store.update(NAME, leased(client, NAME), "op-1", one_more)
 
     (left,) = {redis.pttl(key) for key in redis.scan_iter("*done*")}
     assert 6 * 24 * 3600 * 1000 < left <= 7 * 24 * 3600 * 1000
@@ -378,7 +371,7 @@ def test_operations_are_remembered_and_not_for_ever(client: Redlock, store: Fenc
 def test_operations_that_look_alike_are_two(
     client: Redlock, store: FencedStore, first: tuple[str, str], second: tuple[str, str]
 ) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
 
     for name, op_id in (first, second):
         assert store.update(name, lease, op_id, one_more).applied
@@ -386,7 +379,7 @@ def test_operations_that_look_alike_are_two(
 
 
 def test_a_name_that_looks_like_an_operation_has_a_value(client: Redlock, store: FencedStore) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
     store.update("a", lease, "b", one_more)
 
     assert store.update("a:done:b", lease, "c", one_more).value == "1"
@@ -409,7 +402,7 @@ def test_without_a_lease_nothing_is_read(client: Redlock, store: FencedStore) ->
 
 
 def test_a_change_that_fails_writes_and_blocks_nothing(client: Redlock, store: FencedStore) -> None:
-    lease = take(client)
+    lease = leased(client, NAME)
 
     def fail(_: str | None) -> str:
         raise ZeroDivisionError

@@ -7,13 +7,14 @@ import sys
 import pytest
 
 from redlock.testing.redis_server import Cluster
-from tests.integration.tools import talking
+from tests.integration.shell import talking
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only its kernel tells which thread is the main thread")
 
 THREADS = """
 import os, signal, sys, threading
 from redlock import Redlock
+from tests.integration.shell import talking
 from tests.integration.tools import eventually, renewed
 
 signal.signal(signal.SIGTERM, lambda *_: None)

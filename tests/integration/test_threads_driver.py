@@ -22,7 +22,7 @@ from redlock._mutex import Turn
 from redlock._transport import codec
 from redlock._transport.threads import ConnectionSet
 from redlock.testing.redis_server import Cluster, Server
-from tests.integration.shell import run_python
+from tests.integration.shell import run_python, talking
 from tests.integration.threads import in_threads, started
 from tests.integration.tools import (
     LASTING,
@@ -34,10 +34,10 @@ from tests.integration.tools import (
     is_free,
     kill_all,
     label,
+    leased,
     limit_releases,
     raw,
     raws,
-    talking,
 )
 from tests.proxy import Proxy, proxies
 
@@ -567,9 +567,7 @@ def test_an_acquire_ends_in_time_without_free_connections(nodes: Cluster, limit:
 def test_a_lease_ends_in_time_without_free_connections(nodes: Cluster) -> None:
     """An extension, both kinds of release, and a look at the nodes."""
     with Redlock(nodes.urls, ttl=6.0, node_timeout=2.5) as client, ThreadPoolExecutor(4) as others:
-        leases = [client.lease(name) for name in ("extended", "released", "asynchronously released")]
-        for lease in leases:
-            lease.acquire(0)
+        leases = [leased(client, name) for name in ("extended", "released", "asynchronously released")]
         extended, released, sent = leases
         with all_in_use(client):
             extension, release = others.submit(extended.extend, 1), others.submit(released.release)
@@ -593,8 +591,7 @@ def test_the_wait_for_the_own_connections_ends_at_the_deadline(nodes: Cluster, m
         return take(self, seconds)
 
     with client_of(nodes.urls) as client:
-        lease = client.lease(NAME)
-        lease.acquire(0)
+        lease = leased(client, NAME)
         assert lease._connections is not None
         with lease._connections.turn() or pytest.fail("in use"):
             # From now on each wait is recorded.
@@ -606,8 +603,7 @@ def test_the_wait_for_the_own_connections_ends_at_the_deadline(nodes: Cluster, m
 
 def test_the_wait_for_an_outcome_uses_no_other_connections(nodes: Cluster) -> None:
     with client_of(nodes.urls) as client:
-        lease = client.lease(NAME)
-        lease.acquire(0)
+        lease = leased(client, NAME)
         connections = lease._connections
         assert connections is not None
         # As after a release that is held back on these connections.

@@ -21,7 +21,7 @@ from redlock.cli.status_table import table
 from redlock.testing.redis_server import Cluster
 from tests.integration.alarms import alarm
 from tests.integration.threads import started
-from tests.integration.tools import blocked_clients, eventually, label, raw, raws
+from tests.integration.tools import blocked_clients, eventually, label, leased, raw, raws
 from tests.no_threads import no_thread
 
 NAME = "account:42"
@@ -113,8 +113,7 @@ def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
 
 
 def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, heard: Events) -> None:
-    lease = rival.lease(NAME, renew=True)
-    lease.acquire(0)
+    lease = leased(rival, NAME, renew=True)
     with waiting(client, "first", "second", "third"):
         assert [fields["position"] for event, fields in heard if event == "waiting"] == [1, 2, 3]
         assert len(client._context.waits.pending()) == 3
@@ -123,8 +122,7 @@ def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, he
 
 
 def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
-    lease = rival.lease(NAME, owner_label="holder")
-    lease.acquire(0)
+    lease = leased(rival, NAME, owner_label="holder")
     with waiting(client, "first", "second"):
         expected = [("first", 1, "holder"), ("second", 2, "holder")]
         eventually(lambda: seen(nodes) == expected, "both waiters", every=0.1)
@@ -136,8 +134,7 @@ def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redl
 
 
 def test_a_waiter_is_reported_where_its_node_goes_down(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
-    lease = rival.lease(NAME, owner_label="holder", renew=True)
-    lease.acquire(0)
+    lease = leased(rival, NAME, owner_label="holder", renew=True)
     node = client._context.waiter_pool.node_for((NAME,))
     assert node is not None
     with waiting(client, "waiter"):
@@ -157,8 +154,7 @@ def test_redlock_run_is_a_waiter_until_it_is_killed(nodes: Cluster, rival: Redlo
 
 
 def test_status_lists_waiters(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
-    lease = rival.lease(NAME, owner_label="holder")
-    lease.acquire(0)
+    lease = leased(rival, NAME, owner_label="holder")
     with waiting(client, "waiter"):
         eventually(lambda: seen(nodes), "the waiter", every=0.1)
         *_, heading, line = table(cluster_status(nodes.urls, timeout=5.0)).splitlines()

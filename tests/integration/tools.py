@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import pytest
@@ -46,16 +44,6 @@ CANARY = "canary-b7Qx"
 """A password that must not appear anywhere."""
 
 
-def came_of(error: BaseException, strike: type[BaseException]) -> bool:
-    """Whether the error is this exception of a signal handler, or what Python made of it.
-
-    `threading.Condition` replaces an exception that strikes while it takes its lock again: it releases a lock that it
-    does not hold. Each start of a thread waits in this way.
-    """
-    is_replaced = isinstance(error, RuntimeError) and str(error) == "release unlocked lock"
-    return isinstance(error.__context__ if is_replaced else error, strike)
-
-
 def comes_true(condition: Callable[[], T], *, within: float, every: float = 0.005) -> T:
     """Return the first true value of the condition, or its last value after the timeout.
 
@@ -74,6 +62,13 @@ def next_pause(every: float, began: float, checked: float) -> float:
     """The pause after a check that began at `checked`, in a wait that began at `began`."""
     now = time.monotonic()
     return max(every, min(_LONGEST_PAUSE, (now - began) / 50, 4 * (now - checked)))
+
+
+def leased(client: Redlock, name: str, **options: Any) -> Lease:  # noqa: ANN401 - of the lease
+    """A lease of this client, acquired at the first try."""
+    lease = client.lease(name, **options)
+    lease.acquire(0)
+    return lease
 
 
 def outlive(lease: Lease, *others: Lease) -> None:
@@ -241,21 +236,6 @@ def in_a_fork(work: Callable[[], object]) -> object:
         said = told.read()
     os.waitpid(pid, 0)
     return json.loads(said)
-
-
-@contextlib.contextmanager
-def talking(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
-    """Run a Python process; give the process, its input and its output. The end of the block kills the process."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield process, process.stdin, process.stdout
-        finally:
-            process.kill()
 
 
 @contextlib.contextmanager
