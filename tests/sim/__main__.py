@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def _replay(seed: int, driver: str) -> int:
-    schedule = run.DRIVERS[driver](seed, Source(), recording=True).run()
+    schedule = run.DRIVERS[driver](seed, Source()).run()
     for name, value in schedule.options._asdict().items():
         print(f"{name:12} {value}")
     for when, *what in schedule.world.history:

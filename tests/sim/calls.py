@@ -19,6 +19,7 @@ T = TypeVar("T")
 NODE_TIMEOUT_MS = 100
 ROUND_TRIP_MS = 3
 """The longest way of a message to a node and back."""
+_WITHIN_MS = 100_000
 
 
 class Process(Machine):
@@ -41,13 +42,13 @@ class Process(Machine):
 class Cluster:
     """Five nodes, and processes."""
 
-    def __init__(self, source: Source, seed: int = 0, pieces: float = 0.0) -> None:
+    def __init__(self, source: Source, seed: int = 0) -> None:
         self.source = source
         self.world = World(seed)
         self.nodes = [Node(self.world, source.lua, place) for place in range(5)]
         for node in self.nodes:
             node.declare()
-        options = drawn.draw(0)._replace(delay_us=ROUND_TRIP_MS * MS // 3, tail=0.0, pieces=pieces)
+        options = drawn.draw(0)._replace(delay_us=ROUND_TRIP_MS * MS // 3, tail=0.0, pieces=0.0)
         self.network = Network(options, self.world, self.nodes)
         self._names = 0
 
@@ -56,7 +57,7 @@ class Cluster:
         self._names += 1
         return Process(self, f"p{self._names}")
 
-    def run(self, process: Process, function: Callable[[], T], within_ms: int = 100_000) -> T:
+    def run(self, process: Process, function: Callable[[], T]) -> T:
         """The result of a function that a new strand of the process calls; raises the exception of the function."""
         ended: list[Any] = []
 
@@ -68,8 +69,8 @@ class Cluster:
             self.world.stop()
 
         process.spawn(call)
-        self.world.run(self.world.now + within_ms * MS)
-        assert ended, f"no end within {within_ms} ms"
+        self.world.run(self.world.now + _WITHIN_MS * MS)
+        assert ended, f"no end within {_WITHIN_MS} ms"
         fine, value = ended[0]
         if not fine:
             raise value

@@ -37,12 +37,9 @@ class Search:
         self.seen: set[int] = set()
         self._start = ((0,) * config.nodes, (0,) * config.attempts)
 
-    def run(self, *, keep_ways: bool = True, at_most: int | None = None) -> Found:
+    def run(self, *, keep_ways: bool = True) -> Found:
         """Search to the end, or to the first breach. Without the ways the search takes half the memory and gives no
         steps.
-
-        Raises:
-            OverflowError: There are more states than `at_most`.
         """
         began = time.monotonic()
         first = self.shape.pack(*self._start)
@@ -65,8 +62,6 @@ class Search:
                             came[new] = state
             frontier = following
             depth += bool(frontier)
-            if at_most is not None and len(seen) > at_most:
-                raise OverflowError(f"more than {at_most} states at depth {depth}")
         return Found(len(seen), depth, time.monotonic() - began)
 
     def _steps(self, came: dict[int, int], last: int) -> tuple[str, ...]:

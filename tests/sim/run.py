@@ -135,12 +135,12 @@ def batch(first: int, count: int, jobs: int, driver: str = "threads") -> Iterato
 
 def shrink(seed: int, source: Source, driver: str = "threads") -> tuple[Schedule, int]:
     """The same seed with as few faults as still break a promise, and how many there were."""
-    schedule = DRIVERS[driver](seed, source, recording=True).run()
+    schedule = DRIVERS[driver](seed, source).run()
     numbers = [entry[2] for entry in schedule.world.history if entry[1] == "fault"]
     numbers = [number - 1_000 if number >= 1_000 else number for number in numbers]
     spared: set[int] = set()
     for number in dict.fromkeys(numbers):
-        smaller = DRIVERS[driver](seed, source, spared=spared | {number}, recording=True).run()
+        smaller = DRIVERS[driver](seed, source, spared=spared | {number}).run()
         if smaller.world.violations:
             spared.add(number)
             schedule = smaller

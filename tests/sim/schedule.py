@@ -52,11 +52,11 @@ class Schedule:
 
     client_class: ClassVar[type[Client]] = Client
 
-    def __init__(self, seed: int, source: Source, *, spared: Collection[int] = (), recording: bool = False) -> None:
+    def __init__(self, seed: int, source: Source, *, spared: Collection[int] = ()) -> None:
         self.options = self.draw(seed)
         self.source = source
         self.spared = spared
-        self.world = World(seed, recording=recording)
+        self.world = World(seed)
         chance = self.world.chance
         self.fingerprint = codec.Codec(self.options.nodes, "", self.options.max_ttl_ms).fingerprint
         self.calm_since: int | None = None

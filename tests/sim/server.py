@@ -138,16 +138,22 @@ class Session:
         return encode(reply if isinstance(reply, Exception) else reply[0])
 
     def _block(self, keys: list[str], seconds: int) -> bytes | None:
-        node = self.node
-        for key in keys:
-            item = node.pop(key)
-            if item is not None:
-                return encode([key, item])
+        node, answer = self.node, self._popped(keys)
+        if answer is not None:
+            return answer
         self._blocking = keys
         self._reads += 1
         node.blocked.append(self)
         late = int(node.world.chance.random() * _EXPIRY_MS * MS)
         node.world.after(seconds * 1_000 * MS + late, self._expire, self._reads)
+        return None
+
+    def _popped(self, keys: list[str]) -> bytes | None:
+        """The reply with an item of the first of these keys that has one."""
+        for key in keys:
+            item = self.node.pop(key)
+            if item is not None:
+                return encode([key, item])
         return None
 
     def _expire(self, read: int) -> None:
@@ -164,14 +170,11 @@ class Session:
         self._write(answer)
         self._run()
 
-    def serve(self) -> bool:
+    def serve(self) -> None:
         """Answer the blocking read if one of its keys has an item."""
-        for key in self._blocking:
-            item = self.node.pop(key)
-            if item is not None:
-                self._unblock(encode([key, item]))
-                return True
-        return False
+        answer = self._popped(self._blocking)
+        if answer is not None:
+            self._unblock(answer)
 
     def close(self) -> None:
         """The connection has ended."""

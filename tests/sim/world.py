@@ -35,13 +35,12 @@ class Spins(BaseException):
 class World:
     """Virtual time, chance and history."""
 
-    def __init__(self, seed: int, *, recording: bool = False) -> None:
+    def __init__(self, seed: int) -> None:
         self.now = 0
         self.events = 0
         self.chance = random.Random(seed)
         self.history: list[tuple[Any, ...]] = []
         self.violations: list[str] = []
-        self.recording = recording
         self.hub = getcurrent()
         self.reads = 0
         """How often a clock was read since the last event."""
