@@ -1,7 +1,7 @@
 """The scripts' effects on a node's lock and fence, in Python, for the exhaustive search.
 
 Rules of this file:
-1. A line here is a line of `redlock/_transport/scripts/{acquire,confirm,release,repair,admit}.lua`.
+1. A line here is a line of `redlock/_transport/scripts/{acquire,confirm,release,repair}.lua`.
    `test_exhaustive.py` runs both on random inputs and compares every vote and all that is left on the node; change
    them together.
 2. Pure functions on frozen values: the node before, the node after, the vote.
@@ -21,15 +21,6 @@ class Node(NamedTuple):
 
     holder: str = ""
     fence: int = 0
-
-
-class Record(NamedTuple):
-    """The record of a node."""
-
-    run_id: str
-    since_ms: int
-    quarantine_ms: int
-    fingerprint: str = ""
 
 
 def acquire(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
@@ -61,18 +52,3 @@ def repair(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
     if node.holder and node.holder != token:
         return node, Vote(Kind.DENIED, holder=node.holder)
     return Node(token, max(node.fence, fence)), Vote(Kind.GRANTED, fence)
-
-
-def admit(
-    record: Record | None, run_id: str, fingerprint: str, now_ms: int, quarantine_ms: int
-) -> tuple[Record, int | str | None]:
-    """admit.lua: None may vote, a number abstains for so many ms, a text is the fingerprint of other clients."""
-    if record is None or record.run_id != run_id:
-        return Record(run_id, now_ms, quarantine_ms), quarantine_ms
-    if record.fingerprint not in {"", fingerprint}:
-        return record, record.fingerprint
-    record = record._replace(
-        quarantine_ms=max(record.quarantine_ms, quarantine_ms), since_ms=min(record.since_ms, now_ms)
-    )
-    left_ms = record.quarantine_ms - (now_ms - record.since_ms)
-    return (record, left_ms) if left_ms > 0 else (record._replace(fingerprint=fingerprint), None)

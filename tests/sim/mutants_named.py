@@ -45,7 +45,7 @@ NAMED: dict[str, str] = {
     "write without a look at the section": (
         "tests/sim/test_directed_store.py::test_10_two_operations_under_one_lease_lose_no_update"
     ),
-    "a section is not closed": "tests/sim/test_directed_store.py::test_10_a_section_is_closed_by_its_write",
+    "a section is not closed": "tests/sim/test_scripts.py::test_the_store_writes_as_the_comment_of_the_script_says",
     "a lease without the bound of max_ttl": (
         "tests/sim/test_directed_edges.py::test_a_lease_longer_than_max_ttl_is_not_asked_for"
     ),
@@ -69,15 +69,9 @@ NAMED: dict[str, str] = {
         "tests/unit/test_fences.py::test_a_token_of_one_resource_is_proposed_for_no_other"
     ),
     "a proposal counts for too long": ("tests/unit/test_fences.py::test_a_proposal_counts_for_half_of_max_ttl"),
-    "confirm looks at the first name only": (
-        "tests/sim/test_directed_edges.py::test_a_confirm_looks_at_every_name_of_a_set"
-    ),
-    "repair looks at the first name only": (
-        "tests/sim/test_directed_edges.py::test_a_repair_looks_at_every_name_of_a_set"
-    ),
-    "repair sets the fence": ("tests/sim/test_directed_edges.py::test_a_repair_never_lowers_a_fence"),
-    "a release wakes for the first name only": (
-        "tests/sim/test_directed_edges.py::test_a_release_wakes_the_waiters_of_every_name_of_a_set"
-    ),
+    "confirm looks at the first name only": "tests/sim/test_scripts.py::test_a_script_answers_and_writes_as_its_comment_says[confirm]",
+    "repair looks at the first name only": "tests/sim/test_scripts.py::test_a_script_answers_and_writes_as_its_comment_says[repair]",
+    "repair sets the fence": "tests/sim/test_scripts.py::test_a_script_answers_and_writes_as_its_comment_says[repair]",
+    "a release wakes for the first name only": "tests/sim/test_scripts.py::test_a_script_answers_and_writes_as_its_comment_says[release]",
 }
 """Those that a named test kills: what they break needs a coincidence that chance brings about too seldom."""

@@ -1,4 +1,4 @@
-"""Schedules on the shipped protocol and scripts for what chance meets too seldom: other settings, sets of names."""
+"""Schedules on the shipped protocol and scripts for what chance meets too seldom: clients with other settings."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import pytest
 
 from redlock import ConfigurationError
 from redlock._core import protocol
-from redlock._core.commands import Confirm, Release, Repair
 from redlock._core.votes import Kind, quarantine_ms
-from redlock._transport import codec as wire
 from redlock._transport.codec import Codec
-from tests.sim.manual_rounds import ALL, A, B, C, ManualRounds, held
-from tests.sim.nodes import EPOCH_MS
+from tests.sim.manual_rounds import A, B, C, ManualRounds, held
 
 BOTH = ("a", "b")
 
@@ -59,58 +56,3 @@ def test_a_node_takes_over_no_settings_before_its_first_vote() -> None:
     assert hand.tell(hand.attempt("right", 1_000), [C])[C].kind is Kind.GRANTED
     assert node.fingerprint() == hand.codec.fingerprint
     assert hand.tell(hand.attempt("other", 1_000), [C], other)[C].fingerprint == hand.codec.fingerprint
-
-
-def test_a_restart_forgets_the_settings() -> None:
-    hand = ManualRounds()
-    node = hand.nodes[C]
-    hand.tell(hand.attempt("c1"), [C])
-    node.stop()
-    node.restart("all")
-    hand.tell(hand.attempt("c1"), [C])
-    assert node.fingerprint() == ""
-
-
-def test_a_confirm_looks_at_every_name_of_a_set() -> None:
-    for spoil in ("gone", "another's", "fence"):
-        hand = ManualRounds()
-        attempt = hand.attempt("c1", names=BOTH)
-        hand.tell(attempt, [A])
-        node, token = hand.nodes[A], attempt.proposed + 5
-        if spoil == "fence":
-            node.set(wire.fence_key("b"), str(token))
-        else:
-            node.delete("b")
-        if spoil == "another's":
-            node.set("b", "somebody")
-        assert hand.tell(Confirm(BOTH, attempt.token, token), [A])[A].kind is Kind.DENIED, spoil
-        assert node.get(wire.fence_key("a")) == str(attempt.proposed), "nothing is written"
-
-
-def test_a_repair_looks_at_every_name_of_a_set() -> None:
-    hand = ManualRounds()
-    grant = held(hand.run(protocol.acquire(hand.attempt("c1", names=BOTH)), reach={A, B, C}))
-    node = hand.nodes[A]
-    node.delete("a")
-    node.set("b", "somebody")
-    assert hand.tell(Repair(BOTH, grant.token, 5_000, grant.fence), [A])[A].holder == "somebody"
-    assert (node.get("a"), node.get("b")) == (None, "somebody")
-
-
-def test_a_repair_never_lowers_a_fence() -> None:
-    hand = ManualRounds()
-    grant = held(hand.run(protocol.acquire(hand.attempt("c1", names=BOTH)), reach={A, B, C}))
-    node, higher = hand.nodes[A], EPOCH_MS * 1_000 + 777
-    for name in BOTH:
-        node.delete(name)
-        node.set(wire.fence_key(name), str(higher))
-    assert hand.tell(Repair(BOTH, grant.token, 5_000, grant.fence), [A])[A].kind is Kind.GRANTED
-    assert [node.get(name) for name in BOTH] == [grant.token] * 2
-    assert [node.get(wire.fence_key(name)) for name in BOTH] == [str(higher)] * 2
-
-
-def test_a_release_wakes_the_waiters_of_every_name_of_a_set() -> None:
-    hand = ManualRounds()
-    grant = held(hand.run(protocol.acquire(hand.attempt("c1", names=BOTH))))
-    hand.tell(Release(BOTH, grant.token, 5_000), ALL)
-    assert [hand.wake_ups(name) for name in BOTH] == [ALL, ALL]

@@ -54,15 +54,6 @@ def test_10_two_operations_under_one_lease_lose_no_update() -> None:
     assert hand.store.field("s", "value") == "2"
 
 
-def test_10_a_section_is_closed_by_its_write() -> None:
-    hand = ManualRounds()
-    grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
-    section = hand.open(grant)[1]
-    assert hand.write(grant, section, 1, "op-1")[0] == "WRITTEN"
-    assert hand.write(grant, section, 1, "op-2") == ["STALE", grant.fence]
-    assert hand.store.field("s", "value") == "1"
-
-
 def test_14_tokens_that_went_backwards_heal_at_the_store() -> None:
     hand = ManualRounds()
     ahead, behind = 9_000, -9_000

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
 import pytest
 
 from redlock._core.commands import Acquire, Command, Confirm, Release, Repair
-from redlock._core.votes import Kind, Vote, quarantine_ms
+from redlock._core.votes import Kind, Vote
 from redlock._transport import codec
 from redlock._transport.decoder import decode
 from tests.sim import exhaustive_nodes as model
 from tests.sim import exhaustive_store as store
-from tests.sim.exhaustive_nodes import Node, Record
+from tests.sim import nodes as simulated
+from tests.sim.exhaustive_nodes import Node
 from tests.sim.exhaustive_rules import BROKEN, COMPLETE, LIMITS, QUICK, REDUNDANT, SHIPPED, Config
 from tests.sim.exhaustive_search import Search
 from tests.sim.exhaustive_walk import Walk, view
-from tests.sim.nodes import Lua
+from tests.sim.nodes import EPOCH_MS, Lua
+from tests.sim.world import World
 
 MAX_TTL_MS = 1_000
-NOW_MS = 1_700_000_000_000
 CODEC = codec.Codec(nodes=3, prefix="", max_ttl_ms=MAX_TTL_MS)
-FENCES = (0, 1, 2, 3, NOW_MS * 1_000, (NOW_MS + 3_600_000) * 1_000 - 9)
+FENCES = (0, 1, 2, 3, EPOCH_MS * 1_000, (EPOCH_MS + 3_600_000) * 1_000 - 9)
 TOKENS = ("one:c1", "two:c2", "three:c3")
+FENCE = codec.fence_key("r")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def test_what_is_shipped_keeps_its_promise_in_every_state(config: Config) -> Non
 
 
 def _marked(name: str) -> object:
-    # The largest searches. `test_a_repair_never_lowers_a_fence` and the search of the pairs above find the same faults.
+    # The largest searches. `test_scripts.py` and the search of the pairs above find the same faults.
     large = name in {"repair-lowers", "no-quarantine-pairs"}
     return pytest.param(name, marks=pytest.mark.long(ci=True)) if large else name
 
@@ -100,34 +103,6 @@ def test_right_clocks_are_later_than_any_fence_before_the_loss() -> None:
         assert min(config.later, default=31) > max(config.clocks) + 3 * (config.attempts - 1)
 
 
-class _Server:
-    """A simulated server with the shipped scripts, and its transcription."""
-
-    def __init__(self, lua: Lua) -> None:
-        self._lua, self._server = lua, lua.server()
-        self._server.run(lua.declare, NOW_MS, 1, codec.RECORD, "run")
-        self.node = Node()
-
-    def put(self, node: Node) -> None:
-        for key, value in (("r", node.holder), (codec.fence_key("r"), f"{node.fence}" if node.fence else "")):
-            self._server.delete(key)
-            if value:
-                self._server.set(key, value)
-        self.node = node
-
-    def call(self, command: Command) -> Vote:
-        call = CODEC.script_call(command)
-        last = ("run",) if call.script.admits else ()
-        reply = self._server.run(
-            self._lua.by_sha(call.script.sha), NOW_MS, len(call.keys), *call.keys, *call.arguments, *last
-        )
-        vote = decode(list(reply[1:]))
-        return Vote(vote.kind, vote.fence, vote.holder)
-
-    def left(self) -> Node:
-        return Node(self._server.get("r", NOW_MS) or "", int(self._server.get(codec.fence_key("r"), NOW_MS) or 0))
-
-
 def _transcribed(node: Node, command: Command) -> tuple[Node, Vote]:
     if isinstance(command, Acquire):
         return model.acquire(node, command.token, command.proposed)
@@ -140,10 +115,15 @@ def _transcribed(node: Node, command: Command) -> tuple[Node, Vote]:
 
 
 def test_the_transcription_does_what_the_scripts_do(lua: Lua) -> None:
-    chance, server = random.Random(2), _Server(lua)
+    chance, server = random.Random(2), simulated.Node(World(0), lua, 0)
+    server.declare()
     granted = 0
     for _ in range(4_000):
-        server.put(Node(chance.choice(("", *TOKENS)), chance.choice(FENCES)))
+        before = Node(chance.choice(("", *TOKENS)), chance.choice(FENCES))
+        for key, value in (("r", before.holder), (FENCE, before.fence)):
+            server.delete(key)
+            if value:
+                server.set(key, str(value))
         token, fence = chance.choice(TOKENS), max(1, chance.choice(FENCES) + chance.randint(-1, 1))
         command = chance.choice(
             (
@@ -153,50 +133,31 @@ def test_the_transcription_does_what_the_scripts_do(lua: Lua) -> None:
                 Release(("r",), token, 0),
             )
         )
-        node, vote = _transcribed(server.node, command)
-        assert server.call(command) == vote, (server.node, command)
-        assert server.left() == node, (server.node, command)
+        after, expected = _transcribed(before, command)
+        vote = decode(server.call(CODEC.script_call(command), server.run_id))
+        assert Vote(vote.kind, vote.fence, vote.holder) == expected, (before, command)
+        assert Node(server.get("r") or "", int(server.get(FENCE) or 0)) == after, (before, command)
         granted += vote.kind is Kind.GRANTED
     assert 1_000 < granted < 3_000
-
-
-def test_the_transcribed_record_admits_whom_the_script_admits(lua: Lua) -> None:
-    chance, usual = random.Random(3), quarantine_ms(MAX_TTL_MS)
-    call = CODEC.script_call(Confirm(("r",), TOKENS[0], 1))
-    for _ in range(300):
-        server, record, now = lua.server(), None, 10_000
-        for _ in range(12):
-            now += chance.choice((1, 200, usual - 1, usual, 3 * usual, -300))
-            run_id = chance.choice(("run", "run", "run", "another"))
-            fingerprint, quarantine = chance.choice(
-                ((CODEC.fingerprint, usual),) * 3 + (("x", usual), ("y", 3 * usual), ("z", 1))
-            )
-            arguments = (fingerprint, str(quarantine), *call.arguments[2:], run_id)
-            reply = server.run(lua.by_sha(call.script.sha), now, len(call.keys), *call.keys, *arguments)
-            record, answer = model.admit(record, run_id, fingerprint, now, quarantine)
-            kind, _, *rest = reply[1:]
-            assert kind == {type(None): 0, int: 2, str: 3}[type(answer)]
-            assert answer is None or rest[0] == answer
-            names = ("run_id", "since", "quarantine", "fingerprint")
-            run_id, since, asked, fingerprint = (server.field(codec.RECORD, name, now) for name in names)
-            assert record == Record(run_id, int(since), int(asked), fingerprint or "")
 
 
 def test_the_transcribed_doors_do_what_the_scripts_do(lua: Lua) -> None:
     chance = random.Random(4)
     for _ in range(300):
-        server, state = lua.server(), store.Store()
+        server, state = simulated.Node(World(0), lua, 0), store.Store()
         for _ in range(10):
             run = store.Run(chance.choice("xy"), chance.randint(1, 3), chance.choice("ab"))
+            right: tuple[str, ...] = (str(run.token), run.owner)
             if chance.random() < 0.5:
                 state, section = store.open_door(state, run)
-                reply = server.run(lua.open, 0, 1, "s", f"{run.token}", run.owner)
-                assert reply[1] == ("STALE" if section is None else "OPEN")
-                assert section is None or reply[2] == section
+                reply: Any = server.store("open", ("s",), right)
+                assert reply[0] == ("STALE" if section is None else "OPEN")
+                assert section is None or reply[1] == section
             else:
                 section = chance.randint(max(1, state.section - 1), max(1, state.section))
                 state, said = store.write_door(state, run, section, state.value + 1)
-                words = (f"{run.token}", run.owner, f"{section}", f"{state.value + (said != 'WRITTEN')}", "1000")
-                assert server.run(lua.write, 0, 2, "s", codec.operation_key("s", run.operation), *words)[1] == said
-            assert int(server.field("s", "value", 0) or 0) == state.value
-            assert int(server.field("s", "fence", 0) or 0) == state.fence
+                words = (*right, str(section), str(state.value + (said != "WRITTEN")), "1000")
+                reply = server.store("write", ("s", codec.operation_key("s", run.operation)), words)
+                assert reply[0] == said
+            assert int(server.field("s", "value") or 0) == state.value
+            assert int(server.field("s", "fence") or 0) == state.fence
