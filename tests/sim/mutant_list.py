@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, TypeAlias
+
 from tests.sim.source import Variant
+
+Piece: TypeAlias = tuple[str, str, str]
+"""A file, a text in that file, and the text in its place."""
 
 
 class MutantList:
@@ -14,12 +19,26 @@ class MutantList:
         self.named: dict[str, str] = {}
         """The tests that kill mutants that schedules do not kill."""
 
-    def add(self, name: str, file: str, old: str, new: str, test: str = "") -> None:
-        """Add a mutant of one piece, with the test that kills it if schedules do not."""
-        self.add_pieces(name, (file, old, new))
+    def files(self, *names: str) -> list[File]:
+        """The files of the area."""
+        return [File(self, name) for name in names]
+
+    def add(self, name: str, *pieces: Piece, test: str = "") -> None:
+        """Add a mutant of several pieces, with the test that kills it if schedules do not."""
+        self.mutants[name] = tuple(Variant(name, *piece) for piece in pieces)
         if test:
             self.named[name] = test
 
-    def add_pieces(self, name: str, *pieces: tuple[str, str, str]) -> None:
-        """Add a mutant of several pieces: for each its file, the text, and the text in its place."""
-        self.mutants[name] = tuple(Variant(name, *piece) for piece in pieces)
+
+class File(NamedTuple):
+    """A file of the shipped source. A call adds a mutant of one piece of the file."""
+
+    mutants: MutantList
+    name: str
+
+    def __call__(self, name: str, old: str, new: str, test: str = "") -> None:
+        self.mutants.add(name, self.piece(old, new), test=test)
+
+    def piece(self, old: str, new: str) -> Piece:
+        """A piece of a mutant of several pieces."""
+        return self.name, old, new

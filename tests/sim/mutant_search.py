@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from tests.sim import mutants_asyncio
 from tests.sim.async_schedule import AsyncSchedule
-from tests.sim.mutants import MUTANTS
-from tests.sim.mutants_named import EQUIVALENT, NAMED
+from tests.sim.mutants import EQUIVALENT, MUTANTS, NAMED
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
 from tests.sim.world import Spins

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.sim import checks, mutant_search, mutants, options, run
-from tests.sim.mutants_named import NAMED
+from tests.sim.mutants import NAMED
 from tests.sim.nodes import Lua
 from tests.sim.records import Lease
 from tests.sim.schedule import Schedule
