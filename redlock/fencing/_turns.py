@@ -8,13 +8,11 @@ Invariants:
 2. No wait is longer than the lease. An update inside the `change` of another update waits for no turn: two such
    updates could wait for each other, and a lease that is renewed has no end.
 3. A turn that was dropped ends no later than its lease, also after an exception between any two instructions.
-4. After a turn that ended while it waited, the next turn waits for the turn before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -23,7 +21,7 @@ from redlock._locking.caller_context import package_variable
 from redlock.errors import ConfigurationError, LockLost
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
     from contextvars import ContextVar
 
     from redlock.fencing._leases import StoreLease
@@ -60,43 +58,30 @@ _changing: ContextVar[tuple[Update, ...]] = package_variable("redlock_store_upda
 """The updates whose `change` runs here, or in the context that was copied from there."""
 
 
-class ThreadTurn(threading.Event):
-    """A turn of a thread, which sets the turn at its end."""
-
-    behind: ThreadTurn | None = None
-    """The turn that this turn has waited for until its end, after an exception."""
-
-
 class Turns(Generic[T]):
-    """The last turn of each lease on each name; its owner marks the turn as ended."""
+    """An object for each lease and name, by which updates take turns; kept while an update runs or waits.
 
-    def __init__(self) -> None:
-        self._last: WeakValueDictionary[Hashable, T] = WeakValueDictionary()
+    Args:
+        new: Makes such an object: a mutex for threads, or for tasks the set of the turn that runs.
+    """
 
-    def follow(self, update: Update, name: str, turn: T) -> T | None:
-        """Make this turn the last, and return the turn before. An update inside a `change` has no turn before.
+    def __init__(self, new: Callable[[], T]) -> None:
+        self._new = new
+        self._kept: WeakValueDictionary[Hashable, T] = WeakValueDictionary()
+
+    def of(self, update: Update, name: str) -> T:
+        """The object for this update. An update inside a `change` has its own, and waits for no turn.
 
         Raises:
             ConfigurationError: An update of this store of the same name under the same lease runs `change`.
         """
-        key, outer = update.key, [outer.key for outer in _changing.get() if outer.is_running]
-        if key in outer:  # the outer update would begin again and again
+        outer = [outer.key for outer in _changing.get() if outer.is_running]
+        if update.key in outer:  # the outer update would begin again and again
             raise ConfigurationError(
                 f"the update of {name!r} runs inside its own change; compute the new value there, and write nothing"
             )
-        if outer:
-            return None
-        # Two threads may follow the same turn, because this is no single step: then both repeat their work.
-        before = self._last.get(key)
-        self._last[key] = turn
-        return before
-
-    def give_up(self, update: Update, turn: T, before: T) -> bool:
-        """Whether no other turn follows this turn, which waits still. Then the turn before is the last again."""
-        is_last = self._last.get(update.key) is turn
-        if is_last:
-            self._last[update.key] = before
-        return is_last
+        # Two threads may each get an object, because this is no single step: then both repeat their work.
+        return self._new() if outer else self._kept.setdefault(update.key, self._new())
 
 
 def left(name: str, lease: StoreLease) -> float:

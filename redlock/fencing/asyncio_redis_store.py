@@ -53,7 +53,7 @@ class AsyncFencedStore:
         self._url = client if isinstance(client, str) else None
         self._loop: asyncio.AbstractEventLoop | None = None
         """The event loop of the last use."""
-        self._turns: _turns.Turns[asyncio.Future[None]] = _turns.Turns()
+        self._turns = _turns.Turns(set[asyncio.Future[None]])
         self._use(store_client(Redis, client))
         self._words = StoreWords(prefix, remembered_ms, in_cluster=is_of_a_cluster(self._redis))
 
@@ -122,12 +122,12 @@ class AsyncFencedStore:
         _validation.operation(op_id)
         check_change(change)
         loop = asyncio.get_running_loop()
-        turn, before = loop.create_future(), None
         update = _turns.Update((id(self), loop, _validation.resource(name), token_and_owner(lease)))
+        running, turn = self._turns.of(update, name), loop.create_future()
+        while running:
+            await asyncio.wait(running, timeout=_turns.left(name, lease))
         try:
-            before = self._turns.follow(update, name, turn)
-            while before is not None and not before.done():
-                await asyncio.wait([before], timeout=_turns.left(name, lease))
+            running.add(turn)
             pauses = _turns.pauses(name, lease)
             while True:
                 transaction = await self.open(name, lease)
@@ -142,11 +142,8 @@ class AsyncFencedStore:
                 await asyncio.sleep(next(pauses))
         finally:
             update.is_running = False
-            if before is None or before.done() or self._turns.give_up(update, turn, before):
-                turn.set_result(None)
-            else:
-                # Cancelled while it waited: the next update waits for the update before.
-                before.add_done_callback(lambda _: turn.set_result(None))
+            running.discard(turn)
+            turn.set_result(None)
 
     async def read_unfenced(self, name: str) -> str | None:
         """The value, read without a token: to show the value, not to compute a new value."""

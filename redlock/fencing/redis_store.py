@@ -20,6 +20,7 @@ from redis import Redis
 from redlock import _log, _validation
 from redlock._locking import misuse
 from redlock._masking import quoted
+from redlock._mutex import Mutex
 from redlock._transport import codec
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _turns
@@ -164,7 +165,7 @@ class FencedStore:
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
         self._redis = store_client(Redis, client)
         self._words = StoreWords(prefix, remembered_ms, in_cluster=is_of_a_cluster(self._redis))
-        self._turns: _turns.Turns[_turns.ThreadTurn] = _turns.Turns()
+        self._turns = _turns.Turns(Mutex)
         self._open = self._redis.register_script(StoreWords.OPEN)
         self._write = self._redis.register_script(StoreWords.WRITE)
 
@@ -210,13 +211,12 @@ class FencedStore:
         """
         _validation.operation(op_id)
         check_change(change)
-        turn, before = _turns.ThreadTurn(), None
         update = _turns.Update((id(self), _validation.resource(name), token_and_owner(lease)))
+        mutex = self._turns.of(update, name)
+        turn = mutex.turn()
+        while turn is None:
+            turn = mutex.turn(_turns.left(name, lease))
         try:
-            before = self._turns.follow(update, name, turn)
-            while before is not None:
-                if before.is_set() or before.wait(_turns.left(name, lease)):
-                    before = before.behind
             pauses = _turns.pauses(name, lease)
             while True:
                 transaction = self.open(name, lease)
@@ -230,10 +230,7 @@ class FencedStore:
                 time.sleep(next(pauses))
         finally:
             update.is_running = False
-            if before is not None:
-                turn.behind = before
-                self._turns.give_up(update, turn, before)
-            turn.set()
+            turn.end()
 
     def read_unfenced(self, name: str) -> str | None:
         """The value, read without a token: to show the value, not to compute a new value."""

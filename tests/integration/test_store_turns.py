@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import itertools
 import threading
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def test_a_slow_change_in_a_thread_is_computed_once(broker: Server, monkeypatch:
         pool.shutdown()
         assert calls == ["slow", "fast"]
         assert store.read_unfenced(NAME) == "2"
-        assert not list(store._turns._last), "a turn that ended is kept"
+        assert not list(store._turns._kept), "a turn that ended is kept"
         assert not _turns._changing.get(), "an update that ended is kept"
 
 
@@ -100,7 +101,8 @@ async def test_a_slow_change_in_a_task_is_computed_once(broker: Server, monkeypa
         await asyncio.gather(
             store.update(NAME, lease, "op-1", slow), *(store.update(NAME, lease, f"op-{n}", fast) for n in (2, 3))
         )
-        assert not list(store._turns._last), "a turn that ended is kept"
+        gc.collect()  # redis-py's error for a script that is new at the server keeps the frames of the first update
+        assert not list(store._turns._kept), "a turn that ended is kept"
         assert await store.read_unfenced(NAME) == "3"
     assert calls == ["slow", "fast", "fast"]
 
@@ -204,8 +206,11 @@ async def test_a_cancelled_update_lets_no_other_run_early(broker: Server, comes:
 
 
 @pytest.mark.parametrize("comes", ["before", "after"])
-def test_an_interrupted_update_lets_no_other_run_early(broker: Server, comes: str) -> None:
+def test_an_interrupted_update_lets_no_other_run_early(
+    broker: Server, comes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a task, for a thread whose wait ends with an exception before or after the third update comes."""
+    monkeypatch.setattr(_turns, "_LONGEST_SECONDS", 0.01)
     running, interrupted, go_on = threading.Event(), threading.Event(), threading.Event()
     waits: SimpleQueue[str] = SimpleQueue()
     calls = list[str]()
@@ -249,8 +254,11 @@ def test_an_interrupted_update_lets_no_other_run_early(broker: Server, comes: st
             second.result(WITHIN)
             if comes == "after":
                 third = begin_third()
-            else:
-                assert waits.get(timeout=WITHIN) == "third", "the third update waits for the first now"
+            while not waits.empty():
+                waits.get()
+            assert [waits.get(timeout=WITHIN) for _ in range(2)] == ["third"] * 2, (
+                "the third update waits for the first"
+            )
         finally:
             interrupted.set()
             go_on.set()
@@ -420,13 +428,14 @@ async def test_cancelled_updates_leave_no_queue_behind(broker: Server) -> None:
     lease = Watched(lambda: waits.append(1))
     async with AsyncFencedStore(broker.url) as store:
         first, may_end = await begun_update(store, lease)
-        (turn,) = store._turns._last.values()
+        (running,) = store._turns._kept.values()
         while len(cancelled) < 3:
             task = asyncio.create_task(store.update(NAME, lease, f"cancelled-{len(cancelled)}", one_more))
             await until(lambda: len(waits) > len(cancelled), "the update waits")
             task.cancel()
             await asyncio.wait({task})
             cancelled.append(task.get_name())
-        assert list(store._turns._last.values()) == [turn]
+        assert list(store._turns._kept.values()) == [running]
+        assert len(running) == 1, "only the turn of the first"
         may_end.set()
         assert (await first).value == "1"
