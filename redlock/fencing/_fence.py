@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from redlock import _log, _validation
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _statements as sql
+from redlock.fencing._nested import Block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -83,14 +84,17 @@ class Passed:
 
     Args:
         transaction: The transaction.
-        section: The value of the `with` block.
+        given: Its arguments.
+        fresh: Whether its operation id is new.
         mark: The id of the transaction, where the database has such ids.
     """
 
-    def __init__(self, transaction: Transaction, section: FencedSection, mark: object) -> None:
+    def __init__(self, transaction: Transaction, given: Given, *, fresh: bool, mark: object) -> None:
         self._transaction = transaction
-        self.section = section
+        self.section = FencedSection(given.names, given.token, fresh)
+        """The value of the `with` block."""
         self._mark = mark
+        self._block = Block(given)
 
     def leave(self, exc: BaseException | None) -> None:
         """Commit, or roll back after an exception.
@@ -98,16 +102,17 @@ class Passed:
         Raises:
             ConfigurationError: The transaction that passed the fence has ended inside the block.
         """
-        if exc is not None:
-            self._transaction.rollback()
-            return
-        try:
-            if not self._transaction.is_open():
-                raise ConfigurationError(_ENDED)
-            self._transaction.commit(self._confirm)
-        except BaseException:
-            self._transaction.rollback()
-            raise
+        with self._block.ending(exc):
+            if exc is not None:
+                self._transaction.rollback()
+                return
+            try:
+                if not self._transaction.is_open():
+                    raise ConfigurationError(_ENDED)
+                self._transaction.commit(self._confirm)
+            except BaseException:
+                self._transaction.rollback()
+                raise
 
     def _confirm(self) -> None:
         try:
@@ -207,7 +212,7 @@ def _passed(transaction: Transaction, given: Given) -> Passed:
     fresh = given.operation is None or _is_new(transaction, given.operation)
     if dialect.mark:
         transaction.execute(dialect.mark, {})
-    return Passed(transaction, FencedSection(given.names, given.token, fresh), mark)
+    return Passed(transaction, given, fresh=fresh, mark=mark)
 
 
 def _is_new(transaction: Transaction, operation: str) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from redlock.errors import ConfigurationError
-from redlock.fencing import _arguments, _fence, _nested
+from redlock.fencing import _arguments, _fence
 from redlock.fencing._arguments import FencedLease
 from redlock.fencing._fence import FencedSection
 from redlock.fencing._statements import dialect_for
@@ -80,7 +80,7 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
         self._lease = lease
         self._operation = operation
         self._lock_timeout = lock_timeout
-        self._passed: tuple[_fence.Passed, _nested.Block] | None = None
+        self._passed: _fence.Passed | None = None
 
     def __enter__(self) -> FencedSection:
         self._session = _unwrapped(self._given_session)
@@ -89,14 +89,11 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
                 f"{type(self._session).__name__} works with asyncio; write `async with fenced(...)`"
             )
         given = _arguments.checked(self._lease, self._operation, self._lock_timeout)
-        passed = _fence.enter(_transaction(self._session), given)
-        self._passed = passed, _nested.Block(given)
-        return passed.section
+        self._passed = _fence.enter(_transaction(self._session), given)
+        return self._passed.section
 
     def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
-        passed, block = self._entered()
-        with block.ending(exc):
-            passed.leave(exc)
+        self._entered().leave(exc)
 
     async def __aenter__(self) -> FencedSection:
         self._session = _unwrapped(self._given_session)
@@ -107,18 +104,17 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
             )
         given = _arguments.checked(self._lease, self._operation, self._lock_timeout)
         passed: _fence.Passed = await self._session.run_sync(lambda one: _fence.enter(_transaction(one), given))
-        self._passed = passed, _nested.Block(given)
+        self._passed = passed
         return passed.section
 
     async def __aexit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
-        passed, block = self._entered()
-        with block.ending(exc):
-            await self._session.run_sync(lambda _: passed.leave(exc))
+        passed = self._entered()
+        await self._session.run_sync(lambda _: passed.leave(exc))
 
-    def _entered(self) -> tuple[_fence.Passed, _nested.Block]:
-        entered, self._passed = self._passed, None
-        assert entered is not None, "the block was entered"
-        return entered
+    def _entered(self) -> _fence.Passed:
+        passed, self._passed = self._passed, None
+        assert passed is not None, "the block was entered"
+        return passed
 
 
 def _is_async(session: object) -> bool:

@@ -15,13 +15,13 @@ import contextlib
 import functools
 import inspect
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from django.db import connections, transaction
 
 from redlock._masking import quoted
 from redlock.errors import ConfigurationError
-from redlock.fencing import _arguments, _fence, _nested
+from redlock.fencing import _arguments, _fence
 from redlock.fencing import _statements as sql
 from redlock.fencing.django import blocks, routers
 
@@ -34,14 +34,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class _Entered(NamedTuple):
-    """A block between its beginning and its end."""
-
-    transaction: DjangoTransaction
-    passed: _fence.Passed
-    block: _nested.Block
 
 
 class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
@@ -76,7 +68,9 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         self._operation = operation
         self._lock_timeout = lock_timeout
         # By connection, so that threads may share the object, as they may share `atomic`.
-        self._entered: weakref.WeakKeyDictionary[Any, _Entered] = weakref.WeakKeyDictionary()
+        self._entered: weakref.WeakKeyDictionary[Any, tuple[DjangoTransaction, _fence.Passed]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def __enter__(self) -> FencedSection:
         begun = DjangoTransaction(self._using)
@@ -85,7 +79,7 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         lease = self._lease() if callable(self._lease) else self._lease
         given = _arguments.checked(lease, self._operation, self._lock_timeout)
         passed = _fence.enter(begun, given)
-        self._entered[connections[self._using]] = _Entered(begun, passed, _nested.Block(given))
+        self._entered[connections[self._using]] = begun, passed
         return passed.section
 
     def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
@@ -95,10 +89,10 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
                 "the fenced block was entered in another thread, and a connection of Django belongs to its thread; the "
                 "block is not committed: enter and leave it in one thread"
             )
-        with entered.block.ending(exc):
-            entered.passed.leave(exc)
-        if entered.transaction.failure_after_commit is not None:
-            raise entered.transaction.failure_after_commit
+        begun, passed = entered
+        passed.leave(exc)
+        if begun.failure_after_commit is not None:
+            raise begun.failure_after_commit
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each call is a fenced transaction of its own.
