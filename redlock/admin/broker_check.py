@@ -33,7 +33,7 @@ _LARGEST_FRAME = 2**20
 """RabbitMQ's own limit is 128 kB. The client of AMQP would read up to 4 GB."""
 
 
-def check(url: str, timeout: float, app: Any = None) -> list[Finding]:  # noqa: ANN401 - Celery is untyped
+def check(url: str, timeout: float, app: Any = None) -> list[Finding]:
     """Check a broker that is not a Redis.
 
     Args:
@@ -54,7 +54,7 @@ def check(url: str, timeout: float, app: Any = None) -> list[Finding]:  # noqa: 
     return [warning("not-checked", f"broker {transport}", what, "use the broker's own tools")]
 
 
-def _check_amqp(url: str, timeout: float, app: Any) -> list[Finding]:  # noqa: ANN401 - as above
+def _check_amqp(url: str, timeout: float, app: Any) -> list[Finding]:
     try:
         # Celery is an optional dependency, and kombu comes with Celery.
         from kombu.connection import Connection  # noqa: PLC0415
@@ -75,11 +75,11 @@ def _check_amqp(url: str, timeout: float, app: Any) -> list[Finding]:  # noqa: A
     return _contact(connection.transport, where, timeout)
 
 
-def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:  # noqa: ANN401 - kombu is untyped
+def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:
     dialled: list[Any] = []
     connect = transport.Connection
 
-    def dial(**options: Any) -> Any:  # noqa: ANN401 - kombu is untyped
+    def dial(**options: Any) -> Any:
         amqp = connect(**options)
         amqp.Transport = functools.partial(_bounded, amqp.Transport)
         dialled.append(amqp)
@@ -97,7 +97,7 @@ def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:  # no
             _hang_up(amqp)
 
 
-def _answer(transport: Any, dialled: list[Any], where: str, timeout: float) -> list[Finding]:  # noqa: ANN401 - kombu is untyped
+def _answer(transport: Any, dialled: list[Any], where: str, timeout: float) -> list[Finding]:
     """The findings from a broker's answers. This runs in a thread, where no signal handler raises an exception."""
     from amqp.exceptions import AMQPError  # noqa: PLC0415 - as above
 
@@ -121,12 +121,12 @@ def _answer(transport: Any, dialled: list[Any], where: str, timeout: float) -> l
             stream.close()
 
 
-def _bounded(transport: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
+def _bounded(transport: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """The transport of an AMQP connection, which here takes no length from the server that would fill the memory."""
     made = transport(*arguments, **options)
     read = made._read  # noqa: SLF001 - there is no public access
 
-    def bounded(size: int, *rest: Any) -> Any:  # noqa: ANN401 - as above
+    def bounded(size: int, *rest: Any) -> Any:
         if size > _LARGEST_FRAME:
             raise ValueError(size)
         return read(size, *rest)
@@ -135,7 +135,7 @@ def _bounded(transport: Callable[..., Any], *arguments: Any, **options: Any) -> 
     return made
 
 
-def _hang_up(amqp: Any) -> None:  # noqa: ANN401 - as above
+def _hang_up(amqp: Any) -> None:
     """End a connection that the check has left open, so a thread that still reads from it ends."""
     stream = _stream(amqp)
     if stream is not None:
@@ -144,11 +144,11 @@ def _hang_up(amqp: Any) -> None:  # noqa: ANN401 - as above
             socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
 
-def _stream(amqp: Any) -> socket.socket | None:  # noqa: ANN401 - as above
+def _stream(amqp: Any) -> socket.socket | None:
     return getattr(getattr(amqp, "_transport", None), "sock", None)
 
 
-def _examine(connection: Any, where: str) -> list[Finding]:  # noqa: ANN401 - kombu is untyped
+def _examine(connection: Any, where: str) -> list[Finding]:
     properties, heartbeat = connection.server_properties, connection.server_heartbeat
     kind = _queue_type(connection)
     delayed = _exists(connection, lambda channel: channel.exchange_declare(_DELAYED_EXCHANGE, "topic", passive=True))
@@ -171,7 +171,7 @@ def _examine(connection: Any, where: str) -> list[Finding]:  # noqa: ANN401 - ko
     return [*findings, Finding(Level.FINE, "amqp", where, what)]
 
 
-def _queue_type(connection: Any) -> str:  # noqa: ANN401 - as above
+def _queue_type(connection: Any) -> str:
     """Return the type of Celery's default queue, or an empty text if the type is unknown.
 
     AMQP has no request for the type. The declaration of a queue that exists changes nothing, and where the type
@@ -193,7 +193,7 @@ def _queue_type(connection: Any) -> str:  # noqa: ANN401 - as above
     return "classic"
 
 
-def _exists(connection: Any, declare: Callable[[Any], object]) -> bool:  # noqa: ANN401 - as above
+def _exists(connection: Any, declare: Callable[[Any], object]) -> bool:
     from amqp.exceptions import ChannelError  # noqa: PLC0415 - as above
 
     # An error closes its channel, so each request has its own.
@@ -205,7 +205,7 @@ def _exists(connection: Any, declare: Callable[[Any], object]) -> bool:  # noqa:
     return True
 
 
-def _refused(error: Any, where: str) -> Finding:  # noqa: ANN401 - as above
+def _refused(error: Any, where: str) -> Finding:
     """Convert an AMQP error. Its text may name the user and the virtual host, and never the password."""
     access, no_such_vhost = 403, 530
     if error.code == access:
@@ -217,7 +217,7 @@ def _refused(error: Any, where: str) -> Finding:  # noqa: ANN401 - as above
     )
 
 
-def _place(connection: Any) -> str:  # noqa: ANN401 - as above
+def _place(connection: Any) -> str:
     port = connection.port or connection.transport.default_connection_params["port"]
     return f"{connection.hostname or 'localhost'}:{port}"
 

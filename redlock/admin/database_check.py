@@ -106,14 +106,14 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     return findings
 
 
-def _file(address: Any) -> Path:  # noqa: ANN401 - SQLAlchemy's
+def _file(address: Any) -> Path:
     """The file of a SQLite database. SQLAlchemy also takes an address with the URI of a file."""
     name = address.database or ""
     is_uri = "uri" in address.query and name.startswith("file:")
     return Path(unquote(_AROUND_PATH.sub("", name)) if is_uri else name)
 
 
-def _answer(address: Any, where: str, ttl: float, timeout: float) -> list[Finding] | None:  # noqa: ANN401 - SQLAlchemy's
+def _answer(address: Any, where: str, ttl: float, timeout: float) -> list[Finding] | None:
     """The findings; None if a driver does not take the options of the address.
 
     This runs in a thread, where no signal handler raises an exception.
@@ -136,7 +136,7 @@ def _answer(address: Any, where: str, ttl: float, timeout: float) -> list[Findin
         return None
 
 
-def _connected(address: Any, where: str, ttl: float, timeout: float) -> list[Finding]:  # noqa: ANN401 - as above
+def _connected(address: Any, where: str, ttl: float, timeout: float) -> list[Finding]:
     from sqlalchemy import create_engine  # noqa: PLC0415 - only for users of SQLAlchemy
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - as above
     from sqlalchemy.pool import NullPool  # noqa: PLC0415 - as above
@@ -156,7 +156,7 @@ def _connected(address: Any, where: str, ttl: float, timeout: float) -> list[Fin
     return asyncio.run(main())
 
 
-def _examine(connection: Any, where: str, ttl: float, seconds: int) -> list[Finding]:  # noqa: ANN401 - as above
+def _examine(connection: Any, where: str, ttl: float, seconds: int) -> list[Finding]:
     def query(statement: str) -> list[Any]:
         return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
@@ -247,7 +247,7 @@ def _waits(database: _Database, setting: str, limits: Mapping[str, float]) -> It
         yield warning("timeout", database.where, f"{shortest} is {seconds:g} s: {_LOCKED} for so long", fix)
 
 
-def _tables(connection: Any, database: _Database) -> Iterator[Finding]:  # noqa: ANN401 - as above
+def _tables(connection: Any, database: _Database) -> Iterator[Finding]:
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - only for users of SQLAlchemy
 
     limit = time.time_ns() // 1_000 + _HOUR_US

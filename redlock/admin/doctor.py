@@ -41,7 +41,7 @@ def check(
     store: str = "",
     database: str = "",
     timeout: float = 1.0,
-    app: Any = None,  # noqa: ANN401 - Celery is untyped
+    app: Any = None,
 ) -> list[Finding]:
     """Check the nodes, and the given broker, store and database. The findings are sorted, the worst first.
 
@@ -84,7 +84,7 @@ def check(
     return sort(findings)
 
 
-def _brokers(broker: str, app: Any) -> list[str]:  # noqa: ANN401 - Celery is untyped
+def _brokers(broker: str, app: Any) -> list[str]:
     """The addresses of the broker, and those of the app for reading and for writing."""
     # `get` leaves out Celery's default, which is broker_url. `visibility_timeout` reports values of a wrong type.
     found = [broker]
@@ -95,7 +95,7 @@ def _brokers(broker: str, app: Any) -> list[str]:  # noqa: ANN401 - Celery is un
     return list(dict.fromkeys(url for text in texts for url in broker_address.urls(text)))
 
 
-def _broker(url: str, app: Any, status: ClusterStatus, timeout: float) -> list[Finding]:  # noqa: ANN401 - as above
+def _broker(url: str, app: Any, status: ClusterStatus, timeout: float) -> list[Finding]:
     redis_url = broker_address.redis_url(url, *([] if app is None else [app.conf]))
     if not redis_url:
         return broker_check.check(url, timeout, app)

@@ -76,7 +76,7 @@ def is_locked(task: object) -> bool:
     return next(marks(task), None) is not None
 
 
-def locked_tasks(app: Any, ttl: float, time_limit: float | None) -> list[Locked]:  # noqa: ANN401 - Celery is untyped
+def locked_tasks(app: Any, ttl: float, time_limit: float | None) -> list[Locked]:
     """Return the tasks of an app that are under `@locked`.
 
     Args:
@@ -141,7 +141,7 @@ def findings(conf: Mapping[str, Any], tasks: Iterable[Locked]) -> list[Finding]:
     return found
 
 
-def address(conf: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - the user may have set anything
+def address(conf: Mapping[str, Any], name: str) -> Any:
     """The setting with this name. As in Celery, the environment goes before the settings of an app."""
     return (os.environ.get(f"CELERY_{name.upper()}") if hasattr(conf, name) else None) or conf.get(name)
 

@@ -32,7 +32,7 @@ def acknowledges_failures(task: Task) -> bool:
     return all((both if option is None else option) is not False for option in each)
 
 
-def confirmed_publish(channel: Any, seconds: float) -> Callable[..., Any]:  # noqa: ANN401 - amqp is untyped
+def confirmed_publish(channel: Any, seconds: float) -> Callable[..., Any]:
     """The method of a channel that sends a message and waits for the broker's confirmation.
 
     kombu below 5.5 takes the timeout for a property of the message and waits without end, so the timeout is given to

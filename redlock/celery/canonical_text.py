@@ -33,13 +33,13 @@ class UnstableText(TypeError):
 class Formatter(string.Formatter):
     """Fills the fields of a template with canonical text."""
 
-    def convert_field(self, value: Any, conversion: Any) -> Any:  # noqa: ANN401 - as in the base class
+    def convert_field(self, value: Any, conversion: Any) -> Any:
         """The canonical text where a conversion such as `!s` asks for text, else the value."""
         if conversion and not isinstance(value, str):
             return text(value)
         return super().convert_field(value, conversion)
 
-    def format_field(self, value: Any, format_spec: str) -> Any:  # noqa: ANN401 - as in the base class
+    def format_field(self, value: Any, format_spec: str) -> Any:
         """The canonical text, in the format that the template asks for."""
         value = _reduced(value)
         kind: Any = type(value)
@@ -66,7 +66,7 @@ def text(value: object) -> str:
     return _own(value)
 
 
-def _formatted(value: Any, spec: str) -> str:  # noqa: ANN401 - any value at all
+def _formatted(value: Any, spec: str) -> str:
     """The value in this format; equal numbers have the same text."""
     if isinstance(value, float | Decimal):
         value = _same_number(value)
@@ -122,7 +122,7 @@ def _without_address(made: str, value: object) -> str:
     return made
 
 
-def _reduced(value: Any) -> Any:  # noqa: ANN401 - any value at all
+def _reduced(value: Any) -> Any:
     """The identifying part: an Enum member's value, a row's primary key, the fields of a record."""
     while isinstance(value, Enum):
         value = value.value
@@ -139,7 +139,7 @@ def _reduced(value: Any) -> Any:  # noqa: ANN401 - any value at all
     return value
 
 
-def _defines_text(value: Any) -> bool:  # noqa: ANN401 - any value at all
+def _defines_text(value: Any) -> bool:
     """Whether the class defines `__str__`. The text of `__repr__` is meant for debugging and is not stable."""
     kind: Any = type(value)
     return kind.__str__ is not object.__str__
@@ -152,7 +152,7 @@ def _unstable(value: object) -> UnstableText:
     )
 
 
-def _class(module: str, name: str) -> Any:  # noqa: ANN401 - a class, or the empty tuple, of which nothing is an instance
+def _class(module: str, name: str) -> Any:
     """A class of an optional package. Before the package is imported, no value can be an instance."""
     return getattr(sys.modules.get(module), name, ())
 
@@ -174,7 +174,7 @@ def _number(value: float | Decimal) -> str:
     return repr(near) if near == value else str(value)
 
 
-def _own(value: Any) -> str:  # noqa: ANN401 - any value at all
+def _own(value: Any) -> str:
     """The text that the type itself defines; a time with a zone is in UTC."""
     if isinstance(value, dt.datetime) and value.utcoffset() is not None:
         return value.astimezone(dt.timezone.utc).isoformat()
@@ -191,7 +191,7 @@ def _is_container(value: object) -> bool:
     return isinstance(value, Mapping | AbstractSet | Sequence) and not isinstance(value, bytes | bytearray | UserString)
 
 
-def _json(value: Any) -> str:  # noqa: ANN401 - any value at all
+def _json(value: Any) -> str:
     value = _reduced(value)
     if value is None or isinstance(value, bool):
         return json.dumps(value)

@@ -48,7 +48,7 @@ def of_conf(conf: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def find_app(name: str) -> Any:  # noqa: ANN401 - Celery is untyped
+def find_app(name: str) -> Any:
     """The Celery app of this name, as `celery -A` finds it.
 
     Raises:

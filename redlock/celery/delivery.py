@@ -287,7 +287,7 @@ def _count(mark: object) -> int:
     return mark if isinstance(mark, int) and mark > 0 else 0
 
 
-def _connection(app: Celery) -> Any:  # noqa: ANN401 - kombu is untyped
+def _connection(app: Celery) -> Any:
     return app.producer_pool.connections.connection
 
 

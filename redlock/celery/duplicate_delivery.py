@@ -139,7 +139,7 @@ def _restore(task: Task, earlier: dict[str, Any]) -> None:
 
 
 @task_prerun.connect
-def _read_earlier_state(task: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _read_earlier_state(task: Any, **_: Any) -> None:
     found = vars(task.request)
     is_copy = COPY in found or (task.request.delivery_info or {}).get("redelivered")
     may_be_copy = is_copy or (REQUEUES in found and _deduplicates(task))

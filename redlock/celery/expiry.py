@@ -26,7 +26,7 @@ EXPIRES = "redlock_expires"
 """Message header of a copy: the hidden expiry, as Celery writes it."""
 
 
-def seconds_left(request: Any) -> float:  # noqa: ANN401 - Celery is untyped
+def seconds_left(request: Any) -> float:
     """Seconds until the task of this request expires; infinite without an expiry."""
     at = maybe_iso8601(request.expires)
     if at is None:
@@ -34,13 +34,13 @@ def seconds_left(request: Any) -> float:  # noqa: ANN401 - Celery is untyped
     return float((maybe_make_aware(at) - datetime.now(timezone.utc)).total_seconds())
 
 
-def hidden(request: Any) -> dict[str, str]:  # noqa: ANN401 - as above
+def hidden(request: Any) -> dict[str, str]:
     """The mark of a message that must not expire now."""
     at = request.expires
     return {} if at is None else {EXPIRES: at if isinstance(at, str) else at.isoformat()}
 
 
-def restore(request: Any, mark: object) -> bool:  # noqa: ANN401 - as above
+def restore(request: Any, mark: object) -> bool:
     """Give a request its hidden expiry back.
 
     Returns:

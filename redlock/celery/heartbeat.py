@@ -37,24 +37,24 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
-    def __init__(self, consumer: Any, **options: Any) -> None:  # noqa: ANN401 - Celery is untyped
+    def __init__(self, consumer: Any, **options: Any) -> None:
         self._settings = of_conf(consumer.app.conf)
         self._worker = str(consumer.hostname)
         self._next: Any = None
         self._failed: set[str] = set()
         super().__init__(consumer, **options)
 
-    def include_if(self, _consumer: Any) -> bool:  # noqa: ANN401 - Celery is untyped
+    def include_if(self, _consumer: Any) -> bool:
         """Whether a setting names a file."""
         return bool(self._settings.heartbeat_file or self._settings.metrics_file)
 
-    def start(self, consumer: Any) -> None:  # noqa: ANN401 - Celery is untyped
+    def start(self, consumer: Any) -> None:
         """Begin, because the consumer takes tasks now."""
         self.beat()
         # Not `call_repeatedly`: in a gevent worker its timer can't be cancelled after the first call.
         self._next = consumer.timer.call_after(SECONDS, self.start, (consumer,))
 
-    def stop(self, _consumer: Any) -> None:  # noqa: ANN401 - Celery is untyped
+    def stop(self, _consumer: Any) -> None:
         """Stop, because the consumer has lost its broker, or because the worker ends after its current tasks."""
         if self._next is not None:
             self._next.cancel()
@@ -63,7 +63,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is
         if any(ends is not None and ends is not False for ends in (state.should_stop, state.should_terminate)):
             self._remove_metrics()
 
-    def shutdown(self, consumer: Any) -> None:  # noqa: ANN401 - Celery is untyped
+    def shutdown(self, consumer: Any) -> None:
         """Stop, because the worker ends."""
         self.stop(consumer)
         self._remove_metrics()
@@ -94,7 +94,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is
 
 
 @celeryd_init.connect
-def _add_the_step(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _add_the_step(instance: Any, **_: Any) -> None:
     try:
         of_conf(instance.app.conf)
     except ConfigurationError as error:
@@ -103,7 +103,7 @@ def _add_the_step(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's s
 
 
 @worker_init.connect
-def _count(sender: Any, **_: Any) -> None:  # noqa: ANN401 - as above
+def _count(sender: Any, **_: Any) -> None:
     settings = of_conf(sender.app.conf)
     if settings.metrics_file and not _metrics:
         with settings.client() as client:
@@ -111,7 +111,7 @@ def _count(sender: Any, **_: Any) -> None:  # noqa: ANN401 - as above
 
 
 @celeryd_after_setup.connect
-def _show_settings(instance: Any, **_: Any) -> None:  # noqa: ANN401 - as above
+def _show_settings(instance: Any, **_: Any) -> None:
     # Earlier signals come before the setup of the worker's log.
     settings = of_conf(instance.app.conf)
     _log.info("settings", **settings.shown(), origins=settings.origins)

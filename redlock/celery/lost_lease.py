@@ -100,7 +100,7 @@ after_fork_in_child(_sending.clear)
 
 
 @worker_init.connect
-def _check_pool(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _check_pool(sender: Any, **_: Any) -> None:
     pool = pools.name_of(sender)
     if _tasks and pool not in _POOLS:
         names = ", ".join(_tasks)

@@ -121,7 +121,7 @@ class MessageContent:
 
 
 @task_received.connect
-def _remember_the_message(request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _remember_the_message(request: Any, **_: Any) -> None:
     # Only the worker's main process sees the whole message. A retry carries the marks of an earlier message.
     for mark in (CONTENT_TYPE, NAMES):
         request.request_dict.pop(mark, None)

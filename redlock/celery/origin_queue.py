@@ -131,7 +131,7 @@ def _ends_delay(queue: Queue, key: str) -> bool:
     return any(_takes_delayed(binding, key) for binding in _bindings(queue) if binding.exchange.type != "direct")
 
 
-def _takes_delayed(binding: Any, key: str) -> bool:  # noqa: ANN401 - a queue or a binding
+def _takes_delayed(binding: Any, key: str) -> bool:
     """Whether a binding takes a delayed message. Celery binds it for that with `#.` before its key.
 
     During the delay, the message's key has one word more for each binary digit of the pause, 0 or 1.
@@ -153,7 +153,7 @@ def _fits(pattern: list[str], words: list[str]) -> bool:
 
 
 @task_received.connect
-def _remember_the_origin(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _remember_the_origin(sender: Any, request: Any, **_: Any) -> None:
     # Only the worker's main process knows the consumer. A retry carries the mark of an earlier message.
     request.request_dict.pop(ORIGIN, None)
     if is_locked(request.task):

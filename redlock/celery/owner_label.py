@@ -47,7 +47,7 @@ class Attempt(NamedTuple):
     retries: int
 
     @classmethod
-    def of(cls, request: Any) -> Attempt:  # noqa: ANN401 - Celery is untyped
+    def of(cls, request: Any) -> Attempt:
         """The attempt that this request begins. The sender of a message may have invented the numbers."""
         numbers = (request.replaced_task_nesting, request.retries)
         return cls(*(number if isinstance(number, int) and number > 0 else 0 for number in numbers))

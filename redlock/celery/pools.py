@@ -21,12 +21,12 @@ _soft_time_limit: float | None = None
 `task_soft_time_limit`."""
 
 
-def name_of(worker: Any) -> str:  # noqa: ANN401 - Celery is untyped
+def name_of(worker: Any) -> str:
     """The name of a worker's pool: the module of its implementation."""
     return str(get_implementation(worker.pool_cls).__module__.rpartition(".")[2])
 
 
-def spawns(worker: Any) -> bool:  # noqa: ANN401 - Celery is untyped
+def spawns(worker: Any) -> bool:
     """Whether the pool of a worker starts new interpreters, which have nothing of the main process, as its children."""
     # Celery has the setting from 5.7 on. The default of billiard 4.3 on macOS is to spawn, also if the setting is fork.
     is_set = getattr(worker, "pool_start_method", "fork") != "fork"
@@ -55,7 +55,7 @@ def overtime(task: Task) -> float:
 
 
 @worker_init.connect
-def _note(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _note(sender: Any, **_: Any) -> None:
     global _name, _time_limit, _soft_time_limit  # noqa: PLW0603 - a process is one worker or none
     _name = name_of(sender)
     _time_limit, _soft_time_limit = sender.time_limit, sender.soft_time_limit

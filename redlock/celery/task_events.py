@@ -225,7 +225,7 @@ class Sender:
 
 
 @worker_init.connect
-def _read_worker_options(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _read_worker_options(sender: Any, **_: Any) -> None:
     global _worker_sends  # noqa: PLW0603 - a process is at most one worker
     _worker_sends = bool(sender.task_events)
 

@@ -220,16 +220,16 @@ _log.watch(_notice, "waiting", "retry", "wait-ended")
 
 
 @worker_init.connect
-def _share_with_children(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _share_with_children(**_: Any) -> None:
     TASK_LOCKS.share()
 
 
 @worker_process_init.connect
-def _note_child(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _note_child(**_: Any) -> None:
     TASK_LOCKS.child_pid = os.getpid()
 
 
 @inspect_command(name="locks")
-def _locks(_state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - Celery is untyped
+def _locks(_state: Any, **_: Any) -> list[dict[str, Any]]:
     """Show the locks that the tasks of each worker hold and wait for."""
     return TASK_LOCKS.listed()

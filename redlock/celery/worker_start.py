@@ -28,7 +28,7 @@ UNFINISHED = "__redlock_unfinished__"
 """The attribute that marks the result of `@locked(...)` before its use on a function."""
 
 
-def refuse(app: Any) -> None:  # noqa: ANN401 - Celery is untyped
+def refuse(app: Any) -> None:
     """Refuse to start if the lock of a task can't work.
 
     Raises:
@@ -47,7 +47,7 @@ def refuse(app: Any) -> None:  # noqa: ANN401 - Celery is untyped
     _refuse_settings(app, [(name, ttl) for name, task in sorted(app.tasks.items()) for _, ttl in marks(task)])
 
 
-def _refuse_settings(app: Any, locked: list[tuple[str, float | None]]) -> None:  # noqa: ANN401 - as above
+def _refuse_settings(app: Any, locked: list[tuple[str, float | None]]) -> None:
     """Refuse settings with which no locked task could run."""
     if not locked:
         return
@@ -64,7 +64,7 @@ def _refuse_settings(app: Any, locked: list[tuple[str, float | None]]) -> None: 
 
 
 @celeryd_after_setup.connect
-def _check(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _check(instance: Any, **_: Any) -> None:
     app = instance.app
     refuse(app)
     tasks = visibility_timeout.locked_tasks(app, of_conf(app.conf).ttl, instance.time_limit)
