@@ -78,7 +78,7 @@ def check(
         tasks = visibility_timeout.locked_tasks(app, settings.ttl, app.conf.task_time_limit)
     findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:
-        findings += _server("store", _store(store, timeout), status)
+        findings += examine_server("store", _store(store, timeout), status)
     if database:
         findings += database_check.check(database, ttl=settings.ttl, timeout=timeout)
     return sort(findings)
@@ -100,7 +100,7 @@ def _broker(url: str, app: Any, status: ClusterStatus, timeout: float) -> list[F
     if not redis_url:
         return broker_check.check(url, timeout, app)
     try:
-        return _server("broker", probe_node(redis_url, timeout=timeout), status)
+        return examine_server("broker", probe_node(redis_url, timeout=timeout), status)
     except ConfigurationError as error:
         return [warning("address", "broker", f"the address of the broker: {error}")]
 
@@ -113,14 +113,6 @@ def _store(url: str, timeout: float) -> NodeState:
     raise ConfigurationError(problem)
 
 
-def _server(what: str, state: NodeState, status: ClusterStatus) -> list[Finding]:
-    """The findings about the Redis of the broker or of the fenced store."""
-    keeps = "updates" if what == "store" else "tasks"
-    answers = f"{node_info.product(state.version)} answers and keeps its {keeps}"
-    fine = Finding(Level.FINE, what, f"{what} {state.label}", answers)
-    return examine_broker(state, status, owns_data=what == "store") or [fine]
-
-
 def examine(status: ClusterStatus, settings: Settings) -> list[Finding]:
     """Return the findings about nodes and settings, the worst first."""
     findings = [*_settings(settings), *_number(status)]
@@ -131,24 +123,24 @@ def examine(status: ClusterStatus, settings: Settings) -> list[Finding]:
     return sort(findings)
 
 
-def examine_broker(node: NodeState, status: ClusterStatus, *, owns_data: bool = False) -> list[Finding]:
-    """Return the findings about Celery's broker or, with `owns_data`, about the fenced store.
+def examine_server(what: str, node: NodeState, status: ClusterStatus) -> list[Finding]:
+    """Return the findings about the Redis of Celery's broker or of the fenced store.
 
     Args:
-        node: The state of the broker or store; see `cluster_status.probe_node`.
+        what: "broker" or "store"; what a store loses is lost for good.
+        node: The state of this server; see `cluster_status.probe_node`.
         status: The state of the lock nodes.
-        owns_data: Whether `node` is the store, whose losses are final.
     """
-    where = f"{'store' if owns_data else 'broker'} {node.label}"
-    what = "updates" if owns_data else "tasks"
+    where, owns_data = f"{what} {node.label}", what == "store"
+    kept = "updates" if owns_data else "tasks"
     lax = node.max_memory and node.eviction not in {"", "noeviction"}
     # For a setting that the server does not report there is another finding.
     no_aof = node.aof is False
     forgets = no_aof or node.fsync in {"everysec", "no"} if owns_data else no_aof and node.rdb == ""
     shared = next((lock.label for lock in status.nodes if node.run_id and lock.run_id == node.run_id), "")
     apart = "give it a server of its own, or one restart, or one full memory, hits both"
-    drops = f"maxmemory-policy is {node.eviction}: a server with a full memory drops {what}"
-    loses = f"the disk does not have everything: a crash loses {what}"
+    drops = f"maxmemory-policy is {node.eviction}: a server with a full memory drops {kept}"
+    loses = f"the disk does not have everything: a crash loses {kept}"
     keep = f"set appendonly yes{' and appendfsync always' if owns_data else ''}"
     grave = Level.UNSAFE if owns_data else Level.WARNING
     cases = (
@@ -159,7 +151,9 @@ def examine_broker(node: NodeState, status: ClusterStatus, *, owns_data: bool = 
         (node.reachable and forgets, Level.WARNING, "persistence", loses, keep),
     )
     found = [Finding(level, code, where, state, fix) for holds, level, code, state, fix in cases if holds]
-    return [*found, *node_reports.not_reported([node], broker=where)]
+    found += node_reports.not_reported([node], broker=where)
+    fine = f"{node_info.product(node.version)} answers and keeps its {kept}"
+    return found or [Finding(Level.FINE, what, where, fine)]
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:

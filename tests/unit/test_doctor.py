@@ -89,7 +89,7 @@ def test_a_clock_that_is_not_known_well_enough_is_no_finding() -> None:
 def test_a_limit_of_this_process_is_no_fault_of_a_node(error: int, fix: str) -> None:
     reason = describe_failure(OSError(error, os.strerror(error)), 100)
     (node,) = nodes({"reachable": False, "reason": reason}, count=1)
-    for findings in (doctor.examine(seen((node,)), Settings()), doctor.examine_broker(node, seen((node,)))):
+    for findings in (doctor.examine(seen((node,)), Settings()), doctor.examine_server("broker", node, seen((node,)))):
         assert [found.fix for found in findings if found.code == "unreachable"] == [fix]
 
 
@@ -144,29 +144,25 @@ def test_settings_that_do_not_fit_together(settings: dict[str, float], found: di
 
 
 @pytest.mark.parametrize(
-    ("change", "owns_data", "found"),
+    ("change", "what", "found"),
     [
-        ({"aof": True, "fsync": "always"}, True, {}),
-        ({"aof": True, "fsync": ""}, True, {}),
-        ({"aof": True, "fsync": "everysec"}, True, {"persistence": Level.WARNING}),
-        ({"aof": True, "fsync": "everysec"}, False, {}),
-        ({"rdb": "3600 1"}, False, {}),
-        ({"rdb": None}, False, {}),
-        ({}, False, {"persistence": Level.WARNING}),
-        ({"aof": True, "run_id": "r2"}, False, {"shared-server": Level.WARNING}),
-        ({"aof": True, "role": "slave"}, False, {"replica": Level.WARNING}),
-        ({"aof": True, "eviction": "allkeys-lru", "max_memory": 9}, False, {"eviction": Level.WARNING}),
-        ({"aof": True, "eviction": "allkeys-lru", "max_memory": 9}, True, {"eviction": Level.UNSAFE}),
-        ({"reachable": False, "reason": "connection refused"}, True, {"unreachable": Level.WARNING}),
+        ({"aof": True, "fsync": "always"}, "store", {}),
+        ({"aof": True, "fsync": ""}, "store", {}),
+        ({"aof": True, "fsync": "everysec"}, "store", {"persistence": Level.WARNING}),
+        ({"aof": True, "fsync": "everysec"}, "broker", {}),
+        ({"rdb": "3600 1"}, "broker", {}),
+        ({"rdb": None}, "broker", {}),
+        ({}, "broker", {"persistence": Level.WARNING}),
+        ({"aof": True, "run_id": "r2"}, "broker", {"shared-server": Level.WARNING}),
+        ({"aof": True, "role": "slave"}, "broker", {"replica": Level.WARNING}),
+        ({"aof": True, "eviction": "allkeys-lru", "max_memory": 9}, "broker", {"eviction": Level.WARNING}),
+        ({"aof": True, "eviction": "allkeys-lru", "max_memory": 9}, "store", {"eviction": Level.UNSAFE}),
+        ({"reachable": False, "reason": "connection refused"}, "store", {"unreachable": Level.WARNING}),
     ],
 )
-def test_what_is_said_of_broker_and_store(
-    change: dict[str, Any],
-    owns_data: bool,  # noqa: FBT001 - a column
-    found: dict[str, Level],
-) -> None:
-    findings = doctor.examine_broker(dataclasses.replace(GOOD, **change), seen(nodes()), owns_data=owns_data)
-    assert {finding.code: finding.level for finding in findings} == found
+def test_what_is_said_of_broker_and_store(change: dict[str, Any], what: str, found: dict[str, Level]) -> None:
+    findings = doctor.examine_server(what, dataclasses.replace(GOOD, **change), seen(nodes()))
+    assert {finding.code: finding.level for finding in findings} == (found or {what: Level.FINE})
 
 
 def finding(level: Level) -> Finding:
