@@ -21,7 +21,6 @@ from redlock._core.votes import Kind, RoundResult, masked_token, quorum_of
 from redlock._locking import wait_report
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
-from redlock._transport.node import ERRORS, UnsuitableNode
 from redlock.admin.node_probe import NodeProbe
 
 if TYPE_CHECKING:
@@ -163,12 +162,11 @@ def cluster_status(
     more = len(listings) > resources or any(probe.more for probe in listed)
     # Names on many nodes first: a node with foreign or invented keys must not hide the locks of the others.
     names = sorted(sorted(listings, key=lambda name: (-listings[name], name))[:resources])
-    waits: dict[NodeProbe, set[tuple[str, str, float]]] = {}
 
     def read_locks(probe: NodeProbe) -> None:
         probe.read(names)
         if resources:
-            waits[probe] = _waits(probe, prefix)
+            probe.read_waits()
 
     finished = _all_at_once(listed, read_locks, until)
     for probe in finished:
@@ -180,7 +178,7 @@ def cluster_status(
     )
     locks = [lock for name in names for lock in _holders(name, probes)]
     holders = {lock.resource: lock.holder for lock in reversed(locks)}
-    waiters = wait_report.listed(set().union(*waits.copy().values()), holders)
+    waiters = wait_report.listed(set().union(*(probe.waits for probe in probes)), holders)
     most_waiters = _WAITERS_PER_RESOURCE * resources
     return ClusterStatus(
         states,
@@ -225,17 +223,6 @@ def _all_at_once(probes: Sequence[NodeProbe], work: Callable[[NodeProbe], None],
         thread.join(max(0.0, until - time.monotonic()))
     too_late.set()
     return [probe for probe, thread in zip(probes, threads, strict=True) if not thread.is_alive()]
-
-
-def _waits(probe: NodeProbe, prefix: str) -> set[tuple[str, str, float]]:
-    """Return the waits that processes report on this node, none where the user may not read them."""
-    try:
-        (answer,) = probe.ask(wait_report.read_command(prefix))
-    except (*ERRORS, UnsuitableNode):
-        # The connection may be in the middle of a reply, and this request is the last.
-        probe.close()
-        return set()
-    return wait_report.decode(answer, prefix)
 
 
 def _holders(name: str, probes: Sequence[NodeProbe]) -> list[LockInfo]:

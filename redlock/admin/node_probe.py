@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from redlock._clock import now_ms, wall_us
 from redlock._compat import ReplyError
 from redlock._core.votes import quarantine_ms, silent
+from redlock._locking import wait_report
 from redlock._transport import codec as wire
 from redlock._transport import decoder, node_info
 from redlock._transport.exchange import Exchange, pack
@@ -50,7 +51,7 @@ class _ProbedNode(Node):
 
 
 class NodeProbe:
-    """A probe of a node: `connect`, then `find` the names on the node, then `read` the locks at given names.
+    """A probe of a node: `connect`, `find` the names on the node, `read` the locks at given names, `read_waits`.
 
     Args:
         url: The node's address.
@@ -70,6 +71,8 @@ class NodeProbe:
         self.votes: dict[str, Vote] = {}
         self.waited: set[str] = set()
         """Names for which the current lock denied a client, which may still wait."""
+        self.waits: set[tuple[str, str, float]] = set()
+        """The reported waits: resource, owner label and start of each."""
         self._codec = codec
         self._quarantine_ms = quarantine_ms(codec.max_ttl_ms)
         self._exchange: Exchange | None = None
@@ -91,6 +94,17 @@ class NodeProbe:
     def read(self, names: Sequence[str]) -> None:
         """Read the locks at these names."""
         self._try(lambda: self._read(names))
+
+    def read_waits(self) -> None:
+        """Read the waits that processes report on this node; none where the user may not read them."""
+        prefix = self._codec.prefix
+        try:
+            (answer,) = self._ask(wait_report.read_command(prefix))
+        except (*ERRORS, UnsuitableNode):
+            # The connection may be in the middle of a reply, and this request is the last.
+            self.close()
+        else:
+            self.waits = wait_report.decode(answer, prefix)
 
     def close(self) -> None:
         """Close the connection."""
@@ -115,7 +129,7 @@ class NodeProbe:
             # A late answer would be taken for the answer to the next request.
             self.close()
 
-    def ask(self, *commands: Sequence[str | bytes]) -> list[object]:
+    def _ask(self, *commands: Sequence[str | bytes]) -> list[object]:
         """Return the replies to these commands, error replies included."""
         if self._exchange is None:
             raise ConnectionAbortedError("the probe is closed")
@@ -129,13 +143,13 @@ class NodeProbe:
     def _read_state(self) -> None:
         prefix = self._codec.prefix
         before_us = wall_us()
-        clock, refused = self.ask(("TIME",), ("EVAL", _PERMITTED.source, "0", prefix + wire.RECORD))
+        clock, refused = self._ask(("TIME",), ("EVAL", _PERMITTED.source, "0", prefix + wire.RECORD))
         after_us = wall_us()
         # Without this choice, each probe of a worker would be in the server's log of refused commands.
         chosen = node_info.probe_commands(refused)
         sections = ["server", "replication", *(name[5:] for name in chosen if name.startswith("INFO "))]
         settings = _SETTINGS if "CONFIG GET" in chosen else ()
-        record, written, *answers = self.ask(
+        record, written, *answers = self._ask(
             ("HMGET", prefix + wire.RECORD, "run_id", "since", "fingerprint", "quarantine"),
             ("SET", prefix + wire.PROBE, "", "XX"),
             # Each section alone: a managed service can forbid a section, and a server before 7.0 takes one at a time.
@@ -202,7 +216,7 @@ class NodeProbe:
         until_ms = now_ms() + self.node.timeout_ms
         cursor = b"0"
         while True:
-            (answer,) = self.ask(
+            (answer,) = self._ask(
                 ("SCAN", cursor, "MATCH", pattern, "COUNT", str(_SCAN_COUNT), "TYPE", "string"),
             )
             if isinstance(answer, ReplyError) and str(answer).startswith(FORBIDDEN):
@@ -231,7 +245,7 @@ class NodeProbe:
                 for name in batch
                 for key in (prefix + name, wire.fence_key(name, prefix), wire.queue_key(name, prefix))
             ]
-            (answer,) = self.ask(("EVAL", _HOLDERS.source, str(len(keys)), *keys))
+            (answer,) = self._ask(("EVAL", _HOLDERS.source, str(len(keys)), *keys))
             for name, (*vote, waited) in zip(batch, _checked(node_info.rows(answer, len(batch)), answer), strict=True):
                 self.votes[name] = decoder.decode(vote)
                 if waited:
