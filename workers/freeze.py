@@ -26,15 +26,7 @@ _SETTLE_SECONDS = 0.05
 
 
 class Freeze:
-    """Freezes the worker inside a counter's section, once, for some seconds.
-
-    Args:
-        cluster: The cluster of the workers.
-        client: A client of the lock, for the holder.
-        redis: The Redis of the store.
-        name: The name of the counter.
-        seconds: The duration of the freeze.
-    """
+    """Freezes the worker inside a counter's section, once, for some seconds."""
 
     def __init__(self, cluster: Running, client: Redlock, redis: Redis, name: str, seconds: float) -> None:
         self._programs = {program.name: program for program in cluster.programs}

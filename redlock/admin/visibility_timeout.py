@@ -59,10 +59,6 @@ def marks(task: object, name: str = MARK) -> Iterator[Any]:
 
     Decorators that use `functools.wraps` pass a mark on, as Celery's `autoretry_for` does. A `run` can call the `run`
     of its base class.
-
-    Args:
-        task: The task.
-        name: The attribute with the mark.
     """
     for owner in (task, *task.__class__.__mro__):
         for entry in _ENTRIES:
@@ -92,11 +88,7 @@ def locked_tasks(app: Any, ttl: float, time_limit: float | None) -> list[Locked]
 
 
 def timeout_of(conf: Mapping[str, Any]) -> float | None:
-    """Return the visibility timeout of an app's broker in seconds; None without a timeout, or if unknown.
-
-    Args:
-        conf: The app's configuration: transport options, also those of SQS's predefined queues, and addresses.
-    """
+    """Return the visibility timeout of an app's broker in seconds; None without a timeout, or if unknown."""
     return _timeout(_read(conf))
 
 
@@ -111,12 +103,7 @@ def _timeout(read: _Read) -> float | None:
 
 
 def findings(conf: Mapping[str, Any], tasks: Iterable[Locked]) -> list[Finding]:
-    """Return warnings about tasks that can hold a message for longer than the visibility timeout.
-
-    Args:
-        conf: The app's configuration.
-        tasks: The app's tasks under `@locked`.
-    """
+    """Return warnings about tasks that can hold a message for longer than the visibility timeout."""
     read = _read(conf)
     found = [_warning(what, fix) for what, fix in read.faults]
     timeout = _timeout(read)

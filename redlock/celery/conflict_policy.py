@@ -118,10 +118,7 @@ class Policy(NamedTuple):
     def drop_finished_copy(resource: str | None, delivery: Delivery, *, awaits_result: bool = False) -> None:
         """End the run of a copy whose first copy has finished.
 
-        Args:
-            resource: The locked resource, for the log.
-            delivery: The message of the run.
-            awaits_result: Whether to wait for a result that is being stored; true while this run holds the lock.
+        A run that holds the lock awaits a result that is being stored.
 
         Raises:
             Ignore: The first copy has finished.
@@ -152,11 +149,6 @@ class Policy(NamedTuple):
 
         Where the policy requeues, the end of the wait is no failure of the task. If the message can't be sent, or the
         hard time limit leaves no time for that, the received message returns to the broker.
-
-        Args:
-            limit: The exception of the limit.
-            resource: The locked resource, for the log.
-            delivery: The message of the run; None for a direct call.
 
         Raises:
             Retry: The task is back in the queue.

@@ -48,11 +48,7 @@ class Returned(Reject, Ignore):  # type: ignore[misc]  # Celery is untyped
 
 
 class Delivery:
-    """The message that started a task's run.
-
-    Args:
-        task: The running task.
-    """
+    """The message that started a task's run."""
 
     def __init__(self, task: Task) -> None:
         self._task, self._request = task, task.request

@@ -20,10 +20,6 @@ _EXAMPLE = 'write @locked("account:{account_id}") with the key of the resource t
 def refuse_bare(key: object, caller: FrameType) -> None:
     """Refuse `@locked` without parentheses. Then the key is the function under definition in the calling frame.
 
-    Args:
-        key: The first argument of `@locked`.
-        caller: The frame that called `@locked`.
-
     Raises:
         ConfigurationError: The decorator stands on a function without parentheses.
     """

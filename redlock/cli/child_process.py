@@ -41,11 +41,7 @@ class Stopped(BaseException):
 
 
 class Program:
-    """A program in its own process group.
-
-    Args:
-        command: The program and its arguments.
-    """
+    """A program in its own process group."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self.command = command

@@ -48,9 +48,7 @@ _MARGIN_SECONDS = 0.05
 def environment(settings: Settings, *, credentials: bool) -> dict[str, str]:
     """Return the environment of the program, with the same settings of its locks.
 
-    Args:
-        settings: The lock's settings.
-        credentials: Whether the addresses of the nodes keep their users and passwords.
+    The addresses of the nodes keep their users and passwords only with `credentials`.
 
     Raises:
         ConfigurationError: A value has a character that the locale lacks.
@@ -160,14 +158,11 @@ def _owner_label(command: Sequence[str]) -> str:
     return f"{Path(command[0]).name}[{os.getpid()}]@{socket.gethostname()} since {since}"
 
 
-def _ignore(*_: object) -> None:
-    pass
-
-
 @contextlib.contextmanager
 def _signals_go_to(program: Program) -> Iterator[None]:
+    handlers: dict[signal.Signals, Any] = dict.fromkeys(_FORWARDED, program.receive)
     # SIGTSTP has a function, because the program would inherit SIG_IGN.
-    handlers: dict[signal.Signals, Any] = {**dict.fromkeys(_FORWARDED, program.receive), signal.SIGTSTP: _ignore}
+    handlers[signal.SIGTSTP] = lambda *_: None
     # A caller such as nohup ignores a signal for redlock and, by inheritance, for the program.
     handlers = {number: handler for number, handler in handlers.items() if signal.getsignal(number) != signal.SIG_IGN}
     # While SIGCHLD is ignored, the system forgets the status of the program.

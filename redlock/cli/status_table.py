@@ -33,10 +33,6 @@ def table(status: ClusterStatus, *, color: bool = False) -> str:
     """Return a text with a line for each node and each lock, without a line break at the end.
 
     VOTES has a sign for each node, in the order of the nodes: + reports this holder, - does not, ? did not answer.
-
-    Args:
-        status: The state of the nodes and locks.
-        color: Whether problems are red.
     """
     head, *nodes = _aligned([_NODES, *(_node(node, status.clock_limit) for node in status.nodes)])
     is_bad = [not node.votes or bool(node.clock_note(status.clock_limit)) for node in status.nodes]
