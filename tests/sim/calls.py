@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock.client import Redlock
 from tests.sim import options as drawn
-from tests.sim.network import FIRST_PORT, Network
+from tests.sim.network import Network
 from tests.sim.nodes import Node
 from tests.sim.world import MS, Machine, World
 
@@ -28,14 +28,11 @@ class Process(Machine):
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster.world, name)
         self.network = cluster.network
-        self._cluster = cluster
+        self._client = cluster.source.client.Redlock
 
     def client(self) -> Redlock:
         """A new client. A strand of the process calls this."""
-        client: Redlock = self._cluster.source.client.Redlock(
-            [f"redis://10.0.0.1:{FIRST_PORT + node.place}" for node in self._cluster.nodes],
-            node_timeout=NODE_TIMEOUT_MS / 1000,
-        )
+        client: Redlock = self._client(self.network.urls, node_timeout=NODE_TIMEOUT_MS / 1000)
         return client
 
 

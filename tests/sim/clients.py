@@ -16,7 +16,6 @@ from redlock.lease import Lease as HeldLease
 from redlock.lock import Lock
 from tests.sim import section
 from tests.sim.around import LookingAround
-from tests.sim.network import FIRST_PORT
 from tests.sim.records import Question
 from tests.sim.timed import Timed
 from tests.sim.world import MS, PPM, Machine, here
@@ -83,7 +82,7 @@ class Client(Machine):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.redlock = self.kind(
-                    [f"redis://10.0.0.1:{FIRST_PORT + node.place}" for node in self.schedule.nodes],
+                    self.network.urls,
                     ttl=self.ttl_ms / 1000,
                     max_ttl=self.max_ttl_ms / 1000,
                     node_timeout=min(self.options.timeout_ms, self.ttl_ms // 3) / 1000,

@@ -6,7 +6,9 @@ says when.
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock._core.votes import FENCE_LIMIT
@@ -14,6 +16,7 @@ from redlock._transport.codec import fence_key
 from tests.sim.world import MS
 
 if TYPE_CHECKING:
+    from tests.sim.nodes import Node
     from tests.sim.options import Options
     from tests.sim.records import Lease
     from tests.sim.schedule import Schedule
@@ -56,44 +59,26 @@ def strike(schedule: Schedule, fault: Fault) -> None:
     _ACTS[fault.kind](schedule, fault)
 
 
-def _freeze_client(schedule: Schedule, fault: Fault) -> None:
-    schedule.client(fault.target).freeze(fault.length)
-
-
-def _crash_client(schedule: Schedule, fault: Fault) -> None:
-    schedule.crash_client(fault.target)
-
-
-def _fork_client(schedule: Schedule, fault: Fault) -> None:
-    schedule.fork_client(fault.target)
-
-
-def _stop_client(schedule: Schedule, fault: Fault) -> None:
-    schedule.stop_client(fault.target)
-
-
 def _interrupt_client(schedule: Schedule, fault: Fault) -> None:
     client = schedule.client(fault.target)
     client.deliver(client.interrupt)
 
 
-def _lack_threads(schedule: Schedule, fault: Fault) -> None:
-    """A process can start no thread for a while."""
+def _lack(what: str, schedule: Schedule, fault: Fault) -> None:
+    """A process can start no thread, or open no socket, for a while."""
     client = schedule.client(fault.target)
-    client.lacks_threads = client.was_poor = True
-    schedule.world.after(fault.length, vars(client).update, {"lacks_threads": False})
+    vars(client).update({what: True, "was_poor": True})
+    schedule.world.after(fault.length, vars(client).update, {what: False})
 
 
-def _lack_sockets(schedule: Schedule, fault: Fault) -> None:
-    """A process can open no socket for a while."""
-    client = schedule.client(fault.target)
-    client.lacks_sockets = client.was_poor = True
-    schedule.world.after(fault.length, vars(client).update, {"lacks_sockets": False})
+def _marked(schedule: Schedule, fault: Fault) -> list[Node]:
+    """The nodes whose bits in the detail are set."""
+    return [node for node in schedule.nodes if (fault.detail >> node.place) & 1]
 
 
 def _mood(schedule: Schedule, fault: Fault) -> None:
     """A node misbehaves for a while."""
-    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node = schedule.node(fault.target)
     moods = (*MOODS, "lying")
     node.mood = moods[fault.detail % len(moods)]
     schedule.world.after(fault.length, setattr, node, "mood", "")
@@ -101,19 +86,17 @@ def _mood(schedule: Schedule, fault: Fault) -> None:
 
 def _lose_scripts(schedule: Schedule, fault: Fault) -> None:
     """SCRIPT FLUSH on some nodes."""
-    for node in schedule.nodes:
-        if (fault.detail >> node.place) & 1:
-            node.scripts.clear()
+    for node in _marked(schedule, fault):
+        node.scripts.clear()
 
 
 def _cut(schedule: Schedule, fault: Fault) -> None:
     """Cut some connections of a client, in both directions or one."""
     client, until = schedule.client(fault.target), schedule.world.now + fault.length
-    for node in schedule.nodes:
-        if (fault.detail >> node.place) & 1:
-            for back in (False, True):
-                if not (fault.detail >> (6 + back)) & 1:
-                    schedule.network.cuts[client.name, node.place, back] = until
+    for node in _marked(schedule, fault):
+        for back in (False, True):
+            if not (fault.detail >> (6 + back)) & 1:
+                schedule.network.cuts[client.name, node.place, back] = until
 
 
 def _break(schedule: Schedule, fault: Fault) -> None:
@@ -126,13 +109,13 @@ def _break(schedule: Schedule, fault: Fault) -> None:
 
 
 def _freeze_node(schedule: Schedule, fault: Fault) -> None:
-    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node = schedule.node(fault.target)
     node.frozen_until = max(node.frozen_until, schedule.world.now + fault.length)
 
 
 def _restart_node(schedule: Schedule, fault: Fault) -> None:
     """Crash, and come back with all, part or none of its memory."""
-    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node = schedule.node(fault.target)
     if node.up:
         node.stop()
         schedule.network.stop(node)
@@ -146,24 +129,15 @@ def _come_back(schedule: Schedule, place: int, memory: str) -> None:
         schedule.world.note("node is back", place, memory)
 
 
-def _save(schedule: Schedule, fault: Fault) -> None:
-    """A snapshot, for a later restart to go back to."""
-    schedule.nodes[fault.target % len(schedule.nodes)].save()
-
-
 def _flush(schedule: Schedule, fault: Fault) -> None:
-    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node = schedule.node(fault.target)
     if node.up:
         node.flush()
 
 
-def _redeliver(schedule: Schedule, fault: Fault) -> None:
-    schedule.redeliver(fault.detail)
-
-
 def _damage_fence(schedule: Schedule, fault: Fault) -> None:
     """The token of a node becomes a number that no clock has shown."""
-    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node = schedule.node(fault.target)
     node.set(fence_key("a"), str(FENCE_LIMIT - 1 - fault.detail))
 
 
@@ -172,37 +146,35 @@ def _client_wall(schedule: Schedule, fault: Fault) -> None:
 
 
 def _delete_key(schedule: Schedule, fault: Fault) -> None:
-    for node in schedule.nodes:
-        if (fault.detail >> node.place) & 1:
-            node.delete("a")
+    for node in _marked(schedule, fault):
+        node.delete("a")
 
 
 def _jump(schedule: Schedule, fault: Fault) -> None:
-    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node = schedule.node(fault.target)
     node.offset_ms += fault.length // MS * (1 if fault.detail % 3 else -1)
 
 
 def _rate(schedule: Schedule, fault: Fault) -> None:
-    for node in schedule.nodes:
-        if (fault.detail >> node.place) & 1:
-            node.change_rate((700_000, 950_000, 1_083_333, 1_500_000)[fault.detail % 4])
+    for node in _marked(schedule, fault):
+        node.change_rate((700_000, 950_000, 1_083_333, 1_500_000)[fault.detail % 4])
 
 
 def _init(schedule: Schedule, fault: Fault) -> None:
     """An operator wrongly declares an emptied node old enough."""
-    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node = schedule.node(fault.target)
     node.flush()
     node.declare()
 
 
-_ACTS = {
-    "freeze client": _freeze_client,
-    "crash client": _crash_client,
+_ACTS: dict[str, Callable[[Schedule, Fault], None]] = {
+    "freeze client": lambda schedule, fault: schedule.client(fault.target).freeze(fault.length),
+    "crash client": lambda schedule, fault: schedule.crash_client(fault.target),
     "interrupt": _interrupt_client,
-    "fork": _fork_client,
-    "stop client": _stop_client,
-    "lack threads": _lack_threads,
-    "lack sockets": _lack_sockets,
+    "fork": lambda schedule, fault: schedule.fork_client(fault.target),
+    "stop client": lambda schedule, fault: schedule.stop_client(fault.target),
+    "lack threads": functools.partial(_lack, "lacks_threads"),
+    "lack sockets": functools.partial(_lack, "lacks_sockets"),
     "mood": _mood,
     "lose scripts": _lose_scripts,
     "cut": _cut,
@@ -210,8 +182,9 @@ _ACTS = {
     "freeze node": _freeze_node,
     "restart node": _restart_node,
     "flush": _flush,
-    "save": _save,
-    "redeliver": _redeliver,
+    # A snapshot, for a later restart to go back to.
+    "save": lambda schedule, fault: schedule.node(fault.target).save(),
+    "redeliver": lambda schedule, fault: schedule.redeliver(fault.detail),
     "client wall": _client_wall,
     "damage fence": _damage_fence,
     "delete key": _delete_key,

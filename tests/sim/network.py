@@ -45,6 +45,11 @@ class Network:
         self._tail, self._late_us = options.tail, options.ttl_ms * 2 * MS
         self._base_us, self._random = options.delay_us, world.chance.random
 
+    @property
+    def urls(self) -> list[str]:
+        """The addresses of the nodes."""
+        return [f"redis://10.0.0.1:{FIRST_PORT + node.place}" for node in self.nodes]
+
     def delay(self) -> int:
         """A message's way: mostly short, sometimes very long."""
         if self.rough and self._random() < self._tail:

@@ -125,6 +125,10 @@ class Schedule:
         """The client that a fault means."""
         return self.clients[target % len(self.clients)]
 
+    def node(self, target: int) -> Node:
+        """The node that a fault means."""
+        return self.nodes[target % len(self.nodes)]
+
     def run(self) -> Schedule:
         """Faults first; then none, and everything must come to its end."""
         # A garbage collection at another moment in each run would drop objects that the history depends on.

@@ -11,7 +11,6 @@ import pytest
 from redlock.asyncio import Lock, Redlock
 from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster, Process
 from tests.sim.cancellation import MOMENTS, cancelled
-from tests.sim.network import FIRST_PORT
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.world import MS, here
 
@@ -22,10 +21,9 @@ def begin(cluster: Cluster, main: Callable[[Redlock], Coroutine[Any, Any, None]]
     """Let a process with an event loop and a client that has used its connections begin this."""
     process = cluster.process()
     client = cluster.source.package.module("asyncio.client").Redlock
-    urls = [f"redis://10.0.0.1:{FIRST_PORT + node.place}" for node in cluster.nodes]
 
     async def run() -> None:
-        async with client(urls, ttl=TTL) as redlock:
+        async with client(cluster.network.urls, ttl=TTL) as redlock:
             async with redlock.lock("first"):
                 pass
             await main(redlock)

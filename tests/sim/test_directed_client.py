@@ -54,6 +54,14 @@ def held(lock: Lock) -> Callable[[], None]:
     return call
 
 
+def holding(cluster: Cluster) -> tuple[Process, Lock]:
+    """A process that holds the lock "a", and the lock."""
+    process, client = connected(cluster)
+    lock = client.lock("a", ttl=TTL, thread_local=False)
+    cluster.run(process, held(lock))
+    return process, lock
+
+
 @pytest.mark.parametrize("after_us", range(0, 4_000, 250))
 def test_an_interrupted_acquire_leaves_no_key(cluster: Cluster, after_us: int) -> None:
     process, client = connected(cluster)
@@ -202,9 +210,7 @@ def test_an_inner_block_hears_of_the_end_of_its_lease(cluster: Cluster) -> None:
 @pytest.mark.parametrize("waited_ms", [500, 3_000])
 def test_a_waiter_is_woken_by_the_release(cluster: Cluster, waited_ms: int) -> None:
     """In its first blocking read, and in the next one after that read has ended without a wake-up."""
-    process, client = connected(cluster)
-    holder = client.lock("a", ttl=TTL, thread_local=False)
-    cluster.run(process, held(holder))
+    process, holder = holding(cluster)
     other, others = connected(cluster)
     results: list[int] = []
 
@@ -222,9 +228,7 @@ def test_a_waiter_is_woken_by_the_release(cluster: Cluster, waited_ms: int) -> N
 
 def two_waiters(cluster: Cluster, first_timeout: float) -> tuple[Process, Lock, list[Strand], list[tuple[bool, str]]]:
     """A holder, its lock, two waiters of other processes, and the results of their waits as they end."""
-    process, client = connected(cluster)
-    holder = client.lock("a", ttl=TTL, thread_local=False)
-    cluster.run(process, held(holder))
+    process, holder = holding(cluster)
     waits: list[Strand] = []
     ended: list[tuple[bool, str]] = []
     for timeout in (first_timeout, 4.5):
@@ -283,9 +287,7 @@ def test_a_connection_that_a_firewall_has_forgotten_is_renewed(cluster: Cluster)
 
 def test_a_wait_on_a_forgotten_connection_ends_with_a_look(cluster: Cluster) -> None:
     """The waiting connection is dead: the waiter looks at the nodes after its longest sleep."""
-    process, client = connected(cluster)
-    holder = client.lock("a", ttl=TTL, thread_local=False)
-    cluster.run(process, held(holder))
+    process, holder = holding(cluster)
     other, others = connected(cluster)
     strand = begin(cluster, other, others.lock("a", blocking_timeout=4.5).acquire, 300 * MS)
     for wire in cluster.network.wires_of(other):
@@ -360,9 +362,7 @@ def test_an_asynchronous_release_needs_no_thread(cluster: Cluster) -> None:
 
 
 def test_a_waiter_without_a_thread_asks_once_a_second(cluster: Cluster) -> None:
-    process, client = connected(cluster)
-    holder = client.lock("a", ttl=TTL, thread_local=False)
-    cluster.run(process, held(holder))
+    process, holder = holding(cluster)
     other, others = connected(cluster)
     other.lacks_threads = True
     waiter = begin(cluster, other, held(others.lock("a")), 500 * MS)
