@@ -7,8 +7,8 @@ import contextlib
 import gc
 import itertools
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from redlock import Redlock, RedlockError
 from redlock._core.votes import Refusal, RoundResult, Vote, masked_token
@@ -87,93 +87,81 @@ def _elect(votes: Sequence[Vote]) -> None:
         str(failures.error(NODES, "x", Refusal(round_result)))
 
 
+@contextlib.contextmanager
+def _without_faults() -> Iterator[list[object]]:
+    """Fails if a thread ends with an exception, or if the list has any other fault at the end."""
+    faults: list[object] = []
+    hook, threading.excepthook = threading.excepthook, lambda args: faults.append(args.exc_value)
+    try:
+        yield faults
+    finally:
+        threading.excepthook = hook
+    assert not faults, faults
+
+
 def converse(sent: Sequence[bytes], bad: int = 2) -> None:
     """Every public call, where so many nodes of five send these, one item after each command."""
-    failed: list[BaseException | None] = []
-    hook, threading.excepthook = threading.excepthook, lambda args: failed.append(args.exc_value)
     cycles = [itertools.cycle(sent) for _ in range(bad)]
     answers: list[Answer] = [lambda _, cycle=cycle: next(cycle) for cycle in cycles]  # type: ignore[misc]  # bound now
     answers += [Good(place) for place in range(bad, 5)]
     nodes = dict(enumerate(answers, 1))
     urls = [f"redis://h:{port}" for port in nodes]
-    try:
-        with answering(nodes):
-            with Redlock(urls, node_timeout=0.02, ttl=0.2) as client:
-                _use(client)
-            cluster_status(urls, timeout=0.02)
-            doctor.check(Settings(nodes=",".join(urls)), timeout=0.02)
-    finally:
-        threading.excepthook = hook
-    assert not failed, failed
+    with _without_faults(), answering(nodes):
+        with Redlock(urls, node_timeout=0.02, ttl=0.2) as client:
+            _use(client)
+        cluster_status(urls, timeout=0.02)
+        doctor.check(Settings(nodes=",".join(urls)), timeout=0.02)
+
+
+def _greeting(node: Good, sent: Iterator[bytes]) -> Answer:
+    """A node that introduces itself as lock nodes do, and sends these from then on."""
+    return lambda words: node(words) if words[0] in {b"INFO", b"HMGET", b"SCRIPT"} else next(sent)
 
 
 def greeted(sent: Sequence[bytes]) -> None:
     """Every public call, where two nodes introduce themselves as lock nodes do and send these from then on."""
     cycle = itertools.cycle(sent)
     good = [Good(place) for place in range(5)]
-
-    def answer(node: Good, words: list[bytes]) -> bytes:
-        begins = words[0] in {b"INFO", b"HMGET", b"SCRIPT"}
-        return node(words) if begins else next(cycle)
-
-    nodes = {
-        port: (lambda words, node=node: answer(node, words)) if port <= 2 else node for port, node in enumerate(good, 1)
-    }
+    answers: list[Answer] = [*(_greeting(node, cycle) for node in good[:2]), *good[2:]]
+    nodes = dict(enumerate(answers, 1))
     with answering(nodes), Redlock([f"redis://h:{port}" for port in nodes], node_timeout=0.02, ttl=0.2) as client:
         _use(client)
 
 
-def _use(client: Redlock) -> None:
+def _calls(client: Any) -> list[Callable[[], Any]]:  # noqa: ANN401 - of either driver
+    """Every public call of a client."""
     lock = client.lock("x", wait_for_release=False)
-    calls: list[Callable[[], object]] = [
+    return [
         lambda: lock.acquire(blocking=False),
         lambda: lock.extend(0.05),
         lock.owned,
         lock.locked,
         lambda: client.holder("x"),
+        lambda: client.lock("x").acquire(blocking_timeout=0.01),
         lock.release,
         lambda: client.lock(["x", "y"]).acquire(blocking_timeout=0.01),
     ]
-    for call in calls:
+
+
+def _use(client: Redlock) -> None:
+    for call in _calls(client):
         with contextlib.suppress(RedlockError):
             call()
 
 
 def looped(sent: Sequence[bytes]) -> None:
     """Every public call for asyncio: one node sends these from the start, and another after its introduction."""
-    faults: list[object] = []
-    hook, threading.excepthook = threading.excepthook, lambda args: faults.append(args.exc_value)
-    first, second = itertools.cycle(sent), itertools.cycle(sent)
-    good = [Good(place) for place in range(5)]
-
-    def later(words: list[bytes]) -> bytes:
-        return good[1](words) if words[0] in {b"INFO", b"HMGET", b"SCRIPT"} else next(second)
-
-    answers: list[Answer] = [lambda _: next(first), later, *good[2:]]
-    try:
-        with answering(dict(enumerate(answers, 1)), LoopSocket):
-            asyncio.run(_use_in_a_loop(faults))
-            gc.collect()
-    finally:
-        threading.excepthook = hook
-    assert not faults, faults
+    first, good = itertools.cycle(sent), [Good(place) for place in range(5)]
+    answers: list[Answer] = [lambda _: next(first), _greeting(good[1], itertools.cycle(sent)), *good[2:]]
+    with _without_faults() as faults, answering(dict(enumerate(answers, 1)), LoopSocket):
+        asyncio.run(_use_in_a_loop(faults))
+        gc.collect()
 
 
 async def _use_in_a_loop(faults: list[object]) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     async with AsyncRedlock([f"redis://h:{port}" for port in range(1, 6)], node_timeout=0.02, ttl=0.2) as client:
-        lock = client.lock("x", wait_for_release=False)
-        calls: list[Callable[[], Awaitable[object]]] = [
-            lambda: lock.acquire(blocking=False),
-            lambda: lock.extend(0.05),
-            lock.owned,
-            lock.locked,
-            lambda: client.holder("x"),
-            lambda: client.lock("x").acquire(blocking_timeout=0.01),
-            lock.release,
-            lambda: client.lock(["x", "y"]).acquire(blocking_timeout=0.01),
-        ]
-        for call in calls:
+        for call in _calls(client):
             with contextlib.suppress(RedlockError):
                 await call()
 
