@@ -39,6 +39,10 @@ class File(NamedTuple):
     def __call__(self, name: str, old: str, new: str, test: str = "") -> None:
         self.mutants.add(name, self.piece(old, new), test=test)
 
+    def without(self, name: str, statement: str, test: str = "") -> None:
+        """Add a mutant that lacks a statement of one line."""
+        self(name, f" {statement}\n", " pass\n", test)
+
     def piece(self, old: str, new: str) -> Piece:
         """A piece of a mutant of several pieces."""
         return self.name, old, new

@@ -34,7 +34,7 @@ _rounds(
     "votes = votes_in(data)",
     f"{UNIT}connections.py::test_a_grant_inside_another_reply_is_no_vote",
 )
-_connection("a part of a command is sent twice", "        del rest[:sent]\n", "")
+_connection.without("a part of a command is sent twice", "del rest[:sent]")
 _connection("a part of a command is never sent", "        del rest[:sent]\n", "        rest.clear()\n")
 _sockets("a blocked send counts as sent", "                sent = 0\n", "                sent = len(words)\n")
 _connection(
@@ -43,10 +43,9 @@ _connection(
     "            self.outbox += words\n",
     f"{UNIT}connections.py::test_a_held_back_command_goes_out_with_the_next_command",
 )
-_connection(
+_connection.without(
     "a flush sends nothing",
-    "            self.outbox += self.held_back\n",
-    "",
+    "self.outbox += self.held_back",
     f"{DIRECTED}releases_in_quick_succession_reach_the_nodes_at_once",
 )
 _connection(
@@ -54,7 +53,7 @@ _connection(
     "        self.reader = ReplyReader()\n        self.suspect_since_ms, self.reason",
     "        self.suspect_since_ms, self.reason",
 )
-_connection("replies of a lost connection are still awaited", "        self.pending.clear()\n", "")
+_connection.without("replies of a lost connection are still awaited", "self.pending.clear()")
 _connection(
     "bytes of a lost connection go out on the next one",
     'self.outbox, self.held_back, self.is_blocked, self.is_sending = b"", b"", False, False',
@@ -80,10 +79,9 @@ _nodes(
     "]",
     f"{UNIT}connected_nodes.py::test_a_connection_that_never_lasts_holds_up_no_round",
 )
-_nodes(
+_nodes.without(
     "an overdue dial is waited for again",
-    '            one.node.mark_down(f"no answer within {self.timeout_ms} ms", now_ms)\n',
-    "            pass\n",
+    'one.node.mark_down(f"no answer within {self.timeout_ms} ms", now_ms)',
     f"{UNIT}connected_nodes.py::test_an_overdue_dial_is_waited_for_once",
 )
 _nodes(
@@ -103,10 +101,9 @@ _nodes(
     "if overdue:",
     f"{DIRECTED}a_connection_that_a_firewall_has_forgotten_is_renewed",
 )
-_nodes(
+_nodes.without(
     "a round waits for a connection that has ended",
-    "            tally.record_silence(connection.place, reason)\n",
-    "",
+    "tally.record_silence(connection.place, reason)",
     f"{UNIT}connections.py::test_a_reset_inside_a_reply_is_a_vote_less",
 )
 _nodes(
@@ -115,16 +112,14 @@ _nodes(
     "pass",
     f"{UNIT}connected_nodes.py::test_without_a_quorum_a_round_waits_for_dials",
 )
-_nodes(
+_nodes.without(
     "addresses of the same server are not noticed",
-    "        vote_checks.find_duplicates(self.all, connection.dialled_ms)\n",
-    "",
+    "vote_checks.find_duplicates(self.all, connection.dialled_ms)",
     f"{UNIT}connected_nodes.py::test_addresses_of_the_same_server_cast_one_vote",
 )
-_nodes(
+_nodes.without(
     "a rejection is never cleared",
-    "            connection.refusal = None\n",
-    "            pass\n",
+    "connection.refusal = None",
     f"{UNIT}connected_nodes.py::test_a_rejection_by_a_minority_costs_its_votes_only",
 )
 _nodes(
@@ -250,16 +245,14 @@ _releases(
     "",
     f"{UNIT}pending_releases.py::test_outcomes_are_reported_once_and_in_order",
 )
-_releases(
+_releases.without(
     "the outcome of a release is reported to nobody",
-    "                done(stop.value)\n",
-    "                pass\n",
+    "done(stop.value)",
     f"{UNIT}pending_releases.py::test_outcomes_are_reported_once_and_in_order",
 )
-_releases(
+_releases.without(
     "the time of a held release counts from its call",
-    "                pending.tally.sent_ms = now_ms\n",
-    "                pass\n",
+    "pending.tally.sent_ms = now_ms",
     f"{UNIT}pending_releases.py::test_the_time_of_a_held_back_release_counts_from_its_send",
 )
 _releases(
@@ -323,10 +316,9 @@ _timeout(
     "None",
     f"{UNIT}acquire_timeout.py",
 )
-_entry(
+_entry.without(
     "the end of the lease of an inner block is not noticed by a thread",
-    "            self._outer._watch()\n",
-    "            pass\n",
+    "self._outer._watch()",
     f"{DIRECTED}an_inner_block_hears_of_the_end_of_its_lease",
 )
 # Waiting.
@@ -348,10 +340,9 @@ _wait(
     '        return ""\n',
     f"{DIRECTED}a_waiter_is_woken_by_the_release",
 )
-_local(
+_local.without(
     "the next thread in the queue is not told",
-    "            first.signal.put(None)\n",
-    "            pass\n",
+    "first.signal.put(None)",
     f"{UNIT}local_wait_queue.py::test_it_is_first_come_first_served",
 )
 _local(
@@ -367,39 +358,31 @@ _waiters(
     f"{DIRECTED}an_old_waiting_connection_is_not_used_again",
 )
 # A fork.
-_context(
+_context.without(
     "a child uses the connections of its parent",
-    "        self.pool.reset_after_fork()\n",
-    "",
+    "self.pool.reset_after_fork()",
     f"{FORK}a_child_says_nothing_on_the_connections_of_its_parent",
 )
-_context(
+_context.without(
     "a child has the waiters of its parent",
-    "        self.waiter_pool.reset_after_fork()\n",
-    "",
+    "self.waiter_pool.reset_after_fork()",
     f"{FORK}a_child_queues_behind_no_thread_of_its_parent",
 )
-_context(
-    "a child renews nothing",
-    "        self.renewal.reset_after_fork()\n",
-    "",
-    f"{FORK}a_child_renews_its_own_leases_and_no_other",
+_context.without(
+    "a child renews nothing", "self.renewal.reset_after_fork()", f"{FORK}a_child_renews_its_own_leases_and_no_other"
 )
-_context(
+_context.without(
     "a child has the waits of its parent",
-    "        self.waits.reset_after_fork()\n",
-    "",
+    "self.waits.reset_after_fork()",
     f"{FORK}a_child_queues_behind_no_thread_of_its_parent",
 )
-_waiters(
+_waiters.without(
     "a child queues behind threads of its parent",
-    "        self.local_queue.reset_after_fork()\n",
-    "        pass\n",
+    "self.local_queue.reset_after_fork()",
     f"{FORK}a_child_queues_behind_no_thread_of_its_parent",
 )
-_pool(
+_pool.without(
     "releases of a child wait for a thread of its parent",
-    "        self._releaser.reset_after_fork()\n",
-    "",
+    "self._releaser.reset_after_fork()",
     f"{FORK}an_asynchronous_release_of_a_child_reaches_the_nodes",
 )
