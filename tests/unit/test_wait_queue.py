@@ -34,6 +34,19 @@ def nodes() -> list[Node]:
     return [Node(f"h:{port}", 100) for port in range(1, 6)]
 
 
+@pytest.fixture
+def waiters(nodes: list[Node]) -> WaiterPool:
+    return WaiterPool(nodes, CODEC)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock of the waits, in a list that a test changes."""
+    now = [9.0]
+    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: now[0])
+    return now
+
+
 def fresh(nodes: Sequence[Node]) -> WaiterPool:
     return WaiterPool([Node(node.label, 100) for node in nodes], CODEC)
 
@@ -58,22 +71,20 @@ def test_a_release_is_sent_last_to_the_node_of_the_waiters(nodes: list[Node]) ->
         order[-1].error = ""
 
 
-def test_different_resources_are_waited_for_on_different_nodes(nodes: list[Node]) -> None:
-    waiters = WaiterPool(nodes, CODEC)
+def test_different_resources_are_waited_for_on_different_nodes(nodes: list[Node], waiters: WaiterPool) -> None:
     assert {waiters.node_for((f"account:{number}",)) for number in range(200)} == set(nodes)
 
 
-def with_a_failed_node(nodes: list[Node]) -> tuple[WaiterPool, Node]:
-    """Waiters, and the first node for `x`, which is down."""
-    waiters = WaiterPool(nodes, CODEC)
-    first = waiters.node_for(("x",))
-    assert first is not None
+@pytest.fixture
+def first(waiters: WaiterPool) -> Node:
+    """The first node for `x`."""
+    node = waiters.node_for(("x",))
+    assert node is not None
+    return node
+
+
+def test_waiters_of_a_failed_node_wait_at_the_same_next_node(waiters: WaiterPool, first: Node) -> None:
     first.mark_down("connection refused", 0)
-    return waiters, first
-
-
-def test_waiters_of_a_failed_node_wait_at_the_same_next_node(nodes: list[Node]) -> None:
-    waiters, first = with_a_failed_node(nodes)
     second = waiters.node_for(("x",))
     assert second not in {first, None}
     assert waiters.node_for(("x",)) is second
@@ -81,21 +92,21 @@ def test_waiters_of_a_failed_node_wait_at_the_same_next_node(nodes: list[Node]) 
     assert waiters.node_for(("x",)) is first
 
 
-def test_a_failed_node_is_tried_again_by_one_waiter(nodes: list[Node]) -> None:
-    waiters, first = with_a_failed_node(nodes)
+def test_a_failed_node_is_tried_again_by_one_waiter(waiters: WaiterPool, first: Node) -> None:
+    first.mark_down("connection refused", 0)
     second = waiters.node_for(("x",))
     tries = [waiters.node_to_try(("x",), now) for now in (999, 1_000, 1_000)]
     assert tries == [second, first, second]
 
 
-def test_without_a_healthy_node_there_is_no_place_to_wait(nodes: list[Node]) -> None:
+def test_without_a_healthy_node_there_is_no_place_to_wait(nodes: list[Node], waiters: WaiterPool) -> None:
     for node in nodes:
         node.mark_down("connection refused", 0)
-    assert WaiterPool(nodes, CODEC).node_for(("x",)) is None
+    assert waiters.node_for(("x",)) is None
 
 
-def test_a_wake_up_ends_the_wait_for_a_held_lock_only(nodes: list[Node]) -> None:
-    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
+def test_a_wake_up_ends_the_wait_for_a_held_lock_only(waiters: WaiterPool) -> None:
+    waiter = QueuedWaiter(waiters, ("x",), 5_000)
     assert not waiter.is_woken
     length, can_wake = waiter.sleep_ms(HELD, 1, 0.5)
     assert can_wake
@@ -115,9 +126,9 @@ def answered(effects: Effects[None]) -> Iterator[Effect]:
             effect = effects.send(answers.get(type(effect)))
 
 
-def waits_of(nodes: Sequence[Node], refusals: Sequence[Refusal]) -> list[float]:
+def waits_of(waiters: WaiterPool, refusals: Sequence[Refusal]) -> list[float]:
     """The sleeps of such a waiter, one list for all attempts."""
-    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
+    waiter = QueuedWaiter(waiters, ("x",), 5_000)
     slept = []
     for refusal in refusals:
         length_ms, can_wake = waiter.sleep_ms(refusal, 1, 0.0)
@@ -126,26 +137,25 @@ def waits_of(nodes: Sequence[Node], refusals: Sequence[Refusal]) -> list[float]:
     return slept
 
 
-def test_a_node_that_wakes_without_a_release_is_ignored(nodes: list[Node]) -> None:
+def test_a_node_that_wakes_without_a_release_is_ignored(waiters: WaiterPool) -> None:
     held = Refusal(round_result(*[denied("holder", remaining_ms=3_000)] * 5))
-    slept = waits_of(nodes, [held] * 100)
+    slept = waits_of(waiters, [held] * 100)
     assert sum(slept) > 7, "a hundred attempts take longer than the most that a lost wake-up could cost"
     assert max(slept) <= 1
 
 
-def test_wake_ups_by_one_holder_after_another_count(nodes: list[Node]) -> None:
+def test_wake_ups_by_one_holder_after_another_count(waiters: WaiterPool) -> None:
     held = [Refusal(round_result(*[denied(f"holder {number // 14}", remaining_ms=3_000)] * 5)) for number in range(98)]
-    assert max(waits_of(nodes, held)) < 0.05
+    assert max(waits_of(waiters, held)) < 0.05
 
 
-def test_a_waiter_that_never_waited_sends_nothing_at_its_end(nodes: list[Node]) -> None:
-    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
+def test_a_waiter_that_never_waited_sends_nothing_at_its_end(waiters: WaiterPool) -> None:
+    waiter = QueuedWaiter(waiters, ("x",), 5_000)
     assert list(waiter.return_connection(acquired=False)) == []
     waiter.leave()
 
 
-def test_recent_waits_are_remembered_up_to_two_limits(nodes: list[Node]) -> None:
-    waiters = WaiterPool(nodes, CODEC)
+def test_recent_waits_are_remembered_up_to_two_limits(waiters: WaiterPool) -> None:
     for number in range(2_000):
         waiters.remember((str(number),), 7, 60_000)
     assert waiters.last_wait_ms(("1999",)) == 7
@@ -163,12 +173,10 @@ def requests_of(effects: Effects[None]) -> list[float | None]:
     return [effect.until for effect in answered(effects) if isinstance(effect, Send | Receive)]
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(("length_ms", "most"), [(40, 9.04), (500, 9.1)])
-def test_no_request_of_a_wait_lasts_longer_than_the_wait(
-    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, length_ms: int, most: float
-) -> None:
-    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
-    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x", "y"), 5_000)
+def test_no_request_of_a_wait_lasts_longer_than_the_wait(waiters: WaiterPool, length_ms: int, most: float) -> None:
+    waiter = QueuedWaiter(waiters, ("x", "y"), 5_000)
     end = 9.0 + length_ms / 1000
     assert requests_of(waiter.wait(length_ms, can_wake=True)) == [most, end], "the read"
     returned = requests_of(waiter.wait(length_ms, can_wake=True))
@@ -192,19 +200,17 @@ def begun(waiters: WaiterPool, *answers: object) -> Effects[None]:
     ],
 )
 def test_a_request_that_ends_with_the_wait_marks_no_node(
-    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, now: float, failure: Exception, error: str
+    waiters: WaiterPool, first: Node, clock: list[float], *, now: float, failure: Exception, error: str
 ) -> None:
-    waiters, clock, borrowed = WaiterPool(nodes, CODEC), [9.0], Borrowed()
-    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: clock[0])
-    node = waiters.node_for(("x",))
+    borrowed = Borrowed()
     effects = begun(waiters, borrowed)
     clock[0] = now
     assert type(effects.throw(failure)) is Sleep
     assert borrowed.is_closed
-    assert node is not None
-    assert node.error == error
+    assert first.error == error
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
@@ -213,46 +219,34 @@ def test_a_request_that_ends_with_the_wait_marks_no_node(
         (None, "does not wait as a Redis server does"),
     ],
 )
-def test_an_error_about_a_key_marks_no_node(
-    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, reply: object, error: str
-) -> None:
-    waiters = WaiterPool(nodes, CODEC)
-    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
-    node = waiters.node_for(("x",))
+def test_an_error_about_a_key_marks_no_node(waiters: WaiterPool, first: Node, reply: object, error: str) -> None:
     assert begun(waiters, Borrowed(), None).send(reply) == Sleep(0.01 if error else 0.5)
-    assert node is not None
-    assert node.error == error
+    assert first.error == error
 
 
-def test_a_long_wake_up_marks_no_node_and_sets_no_rate(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
-    waiters, borrowed = WaiterPool(nodes, CODEC), Borrowed()
-    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
+@pytest.mark.usefixtures("clock")
+def test_a_long_wake_up_marks_no_node_and_sets_no_rate(nodes: list[Node], waiters: WaiterPool) -> None:
+    borrowed = Borrowed()
     assert begun(waiters, borrowed, None).throw(LongReply()) == Sleep(0.5)
     assert borrowed.is_closed
     assert not any(node.error for node in nodes)
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(("is_connected", "pause_ms"), [(False, 1_000), (True, 10_000)])
 def test_a_node_that_ends_waits_is_avoided_for_longer(
-    nodes: list[Node],
-    monkeypatch: pytest.MonkeyPatch,
-    is_connected: bool,  # noqa: FBT001 - a parameter
-    pause_ms: int,
+    waiters: WaiterPool, first: Node, monkeypatch: pytest.MonkeyPatch, *, is_connected: bool, pause_ms: int
 ) -> None:
     """A node that cannot be dialled has one try a second; a node that took the connection would set a rate of lines."""
-    waiters = WaiterPool(nodes, CODEC)
-    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
     monkeypatch.setattr("redlock._locking.wait_queue.now_ms", lambda: 9_000)
-    node = waiters.node_for(("x",))
-    assert node is not None
     effects = begun(waiters, Borrowed()) if is_connected else begun(waiters)
     assert type(effects.throw(ConnectionFailed("refused"))) is Sleep
-    assert not node.may_wait(9_000 + pause_ms - 1)
-    assert node.may_wait(9_000 + pause_ms)
+    assert not first.may_wait(9_000 + pause_ms - 1)
+    assert first.may_wait(9_000 + pause_ms)
 
 
-def test_a_kept_connection_does_not_hide_that_a_node_is_up_again(nodes: list[Node]) -> None:
-    waiters, kept = WaiterPool(nodes, CODEC), cast("Exchange", SilentExchange())
+def test_a_kept_connection_does_not_hide_that_a_node_is_up_again(nodes: list[Node], waiters: WaiterPool) -> None:
+    kept = cast("Exchange", SilentExchange())
     waiters.give_back(nodes[0], kept)
     nodes[0].mark_down("connection refused", 0)
     assert waiters.kept_for(nodes[0]) is None, "only a dial tells"
