@@ -14,7 +14,7 @@ _protocol, _votes, _tally, _fences, _decoder, _codec, _client = _LIST.files(
     *("_core/protocol.py", "_core/votes.py", "_core/vote_tally.py", "_core/observed_fences.py"),
     *("_transport/decoder.py", "_transport/codec.py", "_locking/client_context.py"),
 )
-UNIT, DIRECTED = "tests/unit/test_", "tests/sim/test_directed"
+UNIT, DIRECTED = "tests/unit/test_", "tests/sim/test_directed.py::test_"
 
 # Rounds and their results.
 _votes("a quorum that is no majority", "return nodes // 2 + 1", "return max(1, nodes // 2)")
@@ -89,7 +89,7 @@ _protocol(
     "an extension without a quorum",
     "if not round_result.won:\n        return Refusal(round_result)",
     "if round_result.granted == 0:\n        return Refusal(round_result)",
-    f"{DIRECTED}.py::test_2_a_lost_lease_does_not_come_back",
+    f"{DIRECTED}2_a_lost_lease_does_not_come_back",
 )
 _protocol(
     "an extension counted from its end",
@@ -119,7 +119,7 @@ _codec(
     "a lease without the bound of max_ttl",
     " and command.ttl_ms > self.max_ttl_ms:",
     " and False:",
-    f"{DIRECTED}_edges.py::test_a_lease_longer_than_max_ttl_is_not_asked_for",
+    f"{DIRECTED}3_a_lease_longer_than_max_ttl_is_not_asked_for",
 )
 # Tokens far ahead, and the memory of a client.
 _fences(

@@ -103,13 +103,13 @@ _admit(
     "the first client sets the quarantine",
     "if quarantine < tonumber(ARGV[2]) then",
     "if not record[4] then",
-    f"{DIRECTED}_edges.py::test_a_smaller_max_ttl_does_not_shorten_a_quarantine",
+    f"{SCRIPTS}a_node_votes_abstains_or_rejects_as_its_record_says",
 )
 _admit(
     "settings are stored without a vote",
     "'quarantine', ARGV[2])\n  return",
     "'quarantine', ARGV[2], 'fingerprint', ARGV[1])\n  return",
-    f"{DIRECTED}_edges.py::test_a_node_takes_over_no_settings_before_its_first_vote",
+    f"{SCRIPTS}a_node_votes_abstains_or_rejects_as_its_record_says",
 )
 # Tokens far ahead, and the memory of a client.
 LIST.add(

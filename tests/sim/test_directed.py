@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from redlock import ConfigurationError
 from redlock._core import protocol
 from redlock._core.clock_jump import ClockJumpDetector
 from redlock._core.commands import Confirm, Extend, Repair, Round, Wait
@@ -99,6 +100,22 @@ def test_3_a_shorter_max_ttl_gets_no_lease_from_an_emptied_node() -> None:
     refused = lost(hand.run(protocol.acquire(hand.attempt("c2")), reach={C, D, E}, codec=hasty))
     assert refused.round_result.disagreement is not None
     assert hand.now_ms() < c1.deadline_ms
+
+
+def test_3_a_lease_longer_than_max_ttl_is_not_asked_for() -> None:
+    """Three emptied nodes vote again after `max_ttl`, and would give the lock to another client."""
+    hand = ManualRounds(max_ttl_ms=1_000)
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 1_000))))
+    with pytest.raises(ConfigurationError, match="max_ttl"):
+        hand.run(protocol.extend(c1, 30_000))
+    with pytest.raises(ConfigurationError, match="max_ttl"):
+        hand.run(protocol.acquire(hand.attempt("c2", 1_001)))
+    for place in (A, B, C):
+        hand.nodes[place].flush()
+        hand.tell(hand.attempt("c2", 1_000), [place])
+    hand.wait(quarantine_ms(1_000))
+    held(hand.run(protocol.acquire(hand.attempt("c2", 1_000))))
+    assert hand.now_ms() > c1.deadline_ms
 
 
 def test_4_a_record_from_the_future_silences_no_node() -> None:

@@ -1,4 +1,4 @@
-"""`redlock._transport.codec`: commands as bytes. Replies are in `test_decode`."""
+"""`redlock._transport.codec`: commands as bytes. Keys are in `test_wire_format`, and replies in `test_decode`."""
 
 from __future__ import annotations
 
@@ -125,19 +125,6 @@ def test_each_argument_is_where_its_script_reads_it(command: Command, arguments:
     assert call.arguments == (*common, *arguments)
 
 
-def test_each_key_of_a_command_is_a_lock_or_internal() -> None:
-    for command in COMMANDS:
-        keys = CODEC.script_call(command).keys
-        assert len(set(keys)) == len(keys)
-        assert {key for key in keys if INTERNAL not in key} == {f"app:{name}" for name in command.names}
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
-def test_every_key_begins_with_the_prefix(command: Command) -> None:
-    assert all(key.startswith("app:") for key in CODEC.script_call(command).keys)
-    assert all(key.startswith("app:") for key in CODEC.wake_keys(("a",)))
-
-
 def test_without_a_prefix_the_lock_is_at_the_resources_own_name() -> None:
     """So that any other Redlock client and ours exclude each other."""
     assert "b" in Codec(5, "", 10_000).script_call(Inspect(("b",))).keys
@@ -158,11 +145,7 @@ def test_a_script_prints_no_number_in_a_way_that_loses_digits(kind: type[Command
 
 
 def test_the_scripts_that_count_as_votes_ask_the_record_first() -> None:
-    admitting = {kind for kind, script in SCRIPTS.items() if script.admits}
-    assert admitting == {Acquire, Confirm, Extend, Repair}
-    for kind in admitting:
-        command = next(command for command in COMMANDS if type(command) is kind)
-        assert CODEC.script_call(command).keys[0] == f"app:{RECORD}"
+    assert {kind for kind, script in SCRIPTS.items() if script.admits} == {Acquire, Confirm, Extend, Repair}
 
 
 def test_no_resource_can_collide_with_the_locks_own_keys() -> None:

@@ -9,19 +9,11 @@ from typing import Any
 
 import pytest
 
-from redlock._background import Background
-from redlock._clock import now_ms
 from redlock._core.protocol import Steps
-from redlock._locking.renewal import Renewal
 from redlock._locking.renewal_schedule import RenewalSchedule
-from redlock._transport.codec import Codec
-from redlock._transport.node import DEFAULT_NODES, Node
-from redlock._transport.pool import ConnectionPool
 from redlock._transport.threads import ConnectionSet
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
-CODEC = Codec(5, "", 10_000)
-NODES = [Node(url, 100) for url in DEFAULT_NODES]
 LATE = "renewal-late"
 
 
@@ -44,16 +36,6 @@ class Given:
         self.reports += 1
 
 
-class FakeThread(Background):
-    """A thread that is never started."""
-
-    def __init__(self) -> None:
-        super().__init__("fake", lambda: None)
-
-    def wake(self, due_ms: int) -> None:
-        """Nothing to do."""
-
-
 @pytest.fixture
 def schedule() -> RenewalSchedule[Given]:
     """An empty schedule."""
@@ -64,23 +46,6 @@ def add(schedule: RenewalSchedule[Given], *leases: Given, due_ms: int) -> None:
     """All leases are due at the same time."""
     for lease in leases:
         schedule.add(weakref.ref(lease), due_ms)
-
-
-def test_a_thread_sleeps_until_a_held_lease_is_due() -> None:
-    """And does not wake up for each lease that was given back."""
-    renewal = Renewal(ConnectionPool(NODES, CODEC))
-    renewal._background = FakeThread()
-    over: list[Any] = [Given() for _ in range(10)]
-    held: Any = Given()
-    for number, lease in enumerate(over):
-        renewal.add(lease, now_ms() + 60_000 + number)
-        lease.is_held = False
-    renewal.add(held, now_ms() + 120_000)
-    seconds = renewal._work()
-    assert seconds is not None
-    assert 100 < seconds <= 120, "it waits for one that was given back"
-    held.is_held = False
-    assert renewal._work() is None, "there is nothing to wait for"
 
 
 def test_leases_that_are_due_soon_are_taken_too(schedule: RenewalSchedule[Given]) -> None:

@@ -70,6 +70,20 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> Renewal:
     return made
 
 
+def test_a_thread_sleeps_until_a_held_lease_is_due(thread: Renewal) -> None:
+    """And does not wake up for each lease that was given back."""
+    over, held = [Given(Connections()) for _ in range(10)], Given(Connections())
+    for number, lease in enumerate(over):
+        thread.add(lease, now_ms() + 60_000 + number)
+        lease.is_held = False
+    thread.add(held, now_ms() + 120_000)
+    seconds = thread._work()
+    assert seconds is not None
+    assert 100 < seconds <= 120, "it waits for one that was given back"
+    held.is_held = False
+    assert thread._work() is None, "there is nothing to wait for"
+
+
 def test_a_turn_renews_all_leases_with_an_exchange_per_set(thread: Renewal) -> None:
     sets = Connections(), Connections()
     leases = [Given(sets[number % 2]) for number in range(150)]
