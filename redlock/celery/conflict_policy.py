@@ -166,10 +166,9 @@ class Policy(NamedTuple):
         if delivery.lacks_time and (delivery.has_met or self._may_go_back(delivery)):
             # The pool would fail a task that it kills, while a return to the broker is immediate.
             delivery.return_to_broker(resource)
-        if delivery.can_be_sent and delivery.has_met:
-            self._requeue_copy(limit, resource, delivery)
-        elif delivery.can_be_sent:
-            self._requeue(limit, resource, delivery)
+        if delivery.can_be_sent:
+            requeue = self._requeue_copy if delivery.has_met else self._requeue
+            requeue(limit, resource, delivery)
         delivery.return_to_broker(resource)
 
 

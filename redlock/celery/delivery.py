@@ -55,9 +55,7 @@ class Delivery:
         found = vars(self._request)
         headers = self._request.headers or {}
         # Taken out, so that a retry or another lock of the same run does not find them.
-        marks = {name: headers.pop(name, found.get(name)) for name in _MARKS}
-        for name in _MARKS:
-            found.pop(name, None)
+        marks = {name: headers.pop(name, found.pop(name, None)) for name in _MARKS}
         self.requeue_count = _count(marks[REQUEUES])
         """How often it went back to the queue."""
         since = marks[SINCE]
@@ -66,10 +64,9 @@ class Delivery:
         """How often this copy found the first copy of its task still running."""
         self._earlier: dict[str, Any] | None = marks[EARLIER]
         info = self._request.delivery_info or {}
-        origin: Origin | None = marks[ORIGIN] or origin_of(info, task.app.amqp.queues.consume_from.values())
-        self._origin = origin
+        self._origin: Origin | None = marks[ORIGIN] or origin_of(info, task.app.amqp.queues.consume_from.values())
         # The messages of a broadcast share their id, and each of them is a task of its own.
-        self._is_broadcast = origin is not None and origin.is_broadcast
+        self._is_broadcast = self._origin is not None and self._origin.is_broadcast
         self._came_again = marks[COPY] is not None or bool(info.get("redelivered"))
         self._is_copy = self._came_again and not self._is_broadcast
         self.has_met = self.meetings > 0
@@ -79,7 +76,9 @@ class Delivery:
         self.has_expired = expiry.restore(self._request, marks[EXPIRES])
         """Whether this copy expired while Celery did not see its expiry."""
         self._failures = 0
-        self.is_sent, self._is_in_doubt = False, False
+        self.is_sent = False
+        self.can_be_sent = True
+        """Whether this run has not tried to send the message yet."""
         self._content = MessageContent(self._request, marks[CONTENT_TYPE], marks[NAMES])
 
     @classmethod
@@ -203,7 +202,7 @@ class Delivery:
         if hides:
             options["expires"] = None
         # An exception of a signal handler can strike when the broker has the message already.
-        self._is_in_doubt = True
+        self.can_be_sent = False
         if is_amqp:
             self._send_confirmed(options)
         else:
@@ -228,11 +227,6 @@ class Delivery:
         if not self._failures:
             _log.warning("requeue-failed", task=self.task_id, why=f"{type(why).__name__}: {why}")
         self._failures += 1
-
-    @property
-    def can_be_sent(self) -> bool:
-        """Whether this run has not tried to send the message yet."""
-        return not self._is_in_doubt
 
     @property
     def lacks_time(self) -> bool:
