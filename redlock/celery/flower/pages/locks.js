@@ -29,14 +29,12 @@
       box.shows = now;
       box.hidden = !text;
       write("locks-problem-text", text);
-      document.getElementById("locks-problem-nodes").replaceChildren.apply(
-        document.getElementById("locks-problem-nodes"),
-        items.map(function (item) {
-          const line = document.createElement("li");
-          line.textContent = item;
-          return line;
-        }),
-      );
+      const lines = items.map((item) => {
+        const line = document.createElement("li");
+        line.textContent = item;
+        return line;
+      });
+      document.getElementById("locks-problem-nodes").replaceChildren(...lines);
     }
   }
 
@@ -62,19 +60,19 @@
     while (body.rows.length > all.length) {
       body.deleteRow(-1);
     }
-    all.forEach(function (cells, place) {
+    all.forEach((cells, place) => {
       const row = body.rows[place] || body.insertRow();
       while (row.cells.length > cells.length) {
         row.deleteCell(-1);
       }
-      cells.forEach(function (cell, column) {
+      cells.forEach((cell, column) => {
         const field = row.cells[column] || row.insertCell();
         const now = JSON.stringify(cell);
         if (field.shows !== now) {
           field.shows = now;
           field.className = cell.classes || "";
           field.colSpan = rows.length ? 1 : columns;
-          field.replaceChildren.apply(field, cell.parts.map(drawn));
+          field.replaceChildren(...cell.parts.map(drawn));
         }
       });
     });
@@ -98,7 +96,7 @@
   }
 
   function votes(lock, nodes, isKnown) {
-    const dots = lock.votes.map(function (vote, place) {
+    const dots = lock.votes.map((vote, place) => {
       const means = vote ? "votes for it" : vote === null ? "has not answered" : "does not vote for it";
       const looks = vote ? "text-success" : vote === null ? "text-danger" : "text-secondary";
       return { text: vote ? "●" : "○", classes: "lock-vote " + looks, title: nodes[place].name + " " + means };
@@ -158,37 +156,35 @@
       cell(node.version || null),
       cell(node.clock === null ? null : Math.round(node.clock * 1000) + " ms", "text-end text-nowrap"),
       cell(answers ? (node.memory / 1e6).toFixed(1) + " MB" : null, "text-end text-nowrap"),
-      cell(answers ? locks.filter(function (lock) { return lock.votes[place]; }).length : null, "text-end"),
+      cell(answers ? locks.filter((lock) => lock.votes[place]).length : null, "text-end"),
     ];
   }
 
   function show(data) {
-    const held = data.locks.filter(function (lock) { return lock.held; });
-    const waited = data.locks.filter(function (lock) { return lock.waiters !== 0; });
-    const waitedFor = new Set(waited.concat(data.waiters).map(function (one) { return one.resource; }));
-    const voting = data.nodes.filter(function (node) { return node.health === "votes"; });
+    const held = data.locks.filter((lock) => lock.held);
+    const waited = data.locks.filter((lock) => lock.waiters !== 0);
+    const waitedFor = new Set(waited.concat(data.waiters).map((one) => one.resource));
+    const voting = data.nodes.filter((node) => node.health === "votes");
     write("locks-held", data.is_known ? held.length : held.length + " known");
     write("locks-waited", waitedFor.size);
     write("locks-voting", voting.length + "/" + data.nodes.length);
     write("locks-silent", data.nodes.length - voting.length);
-    const rows = data.locks.map(function (lock) { return lockRow(lock, data.nodes, data.is_known); });
+    const rows = data.locks.map((lock) => lockRow(lock, data.nodes, data.is_known));
     const none = data.more ? "No lock is held among the names that were read" : "No lock is held";
     fill("locks-table", rows, data.is_known ? none : "The remaining nodes report no lock (unconfirmed)");
     fill("waiters-table", data.waiters.map(waiterRow), data.is_known ? "Nothing waits" : "No waiter is reported");
-    fill("nodes-table", data.nodes.map(function (node, place) { return nodeRow(node, place, data.locks); }), "");
+    fill("nodes-table", data.nodes.map((node, place) => nodeRow(node, place, data.locks)), "");
     document.getElementById("locks-more").hidden = !data.more;
     const troubled = data.nodes.filter(complaint);
-    warn(data.problem, troubled.map(function (node) { return node.name + ": " + complaint(node); }));
+    warn(data.problem, troubled.map((node) => node.name + ": " + complaint(node)));
   }
 
   async function ask() {
     const began = performance.now();
-    const patience = new AbortController();
-    const timer = setTimeout(function () { patience.abort(); }, PATIENCE_MS);
     try {
       // With its origin: a page that was opened as http://user:password@... must not ask for a relative address.
       const address = new URL(page.dataset.url, location.origin);
-      const answer = await fetch(address, { signal: patience.signal, redirect: "manual" });
+      const answer = await fetch(address, { signal: AbortSignal.timeout(PATIENCE_MS), redirect: "manual" });
       if (answer.type === "opaqueredirect" || answer.status === 401) {
         throw new Error("Load the page again to sign in");
       }
@@ -203,12 +199,10 @@
       shownAt = new Date().toLocaleTimeString();
       says((data.problem ? "No quorum · " : "Live · ") + shownAt, !data.problem);
     } catch (error) {
-      // What fetch itself raises (a TypeError, or our own abort) says nothing to a person.
+      // What fetch itself raises (a TypeError, or the end of our patience) says nothing to a person.
       const text = error.constructor === Error ? error.message : "Flower does not answer";
       says(text, false);
       warn(text + (shownAt ? ". The tables below show the state of " + shownAt + "." : ""), []);
-    } finally {
-      clearTimeout(timer);
     }
     if (page.dataset.refresh === "yes") {
       setTimeout(ask, Math.max(PAUSE_MS, EVERY_MS - (performance.now() - began)));
