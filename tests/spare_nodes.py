@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 from redlock.admin.bootstrap import declare_nodes
 from redlock.testing.redis_server import Cluster, Server
@@ -34,8 +35,8 @@ class _SpareServer(Server):
         self._known = self._say(_LOOK)
 
     @property
-    def _socket(self) -> str:
-        return str(self.directory / str(self._moves) / "redis.sock")
+    def _socket(self) -> Path:
+        return self.directory / str(self._moves) / "redis.sock"
 
     def _move_to_new_folder(self) -> None:
         before, self._moves = self.directory / str(self._moves), self._moves + 1
@@ -62,7 +63,7 @@ class _SpareServer(Server):
         said, end = b"", b"$3\r\nend\r\n"
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(_SECONDS)
-            sock.connect(self._socket)
+            sock.connect(str(self._socket))
             sock.sendall("".join(f"{command}\r\n" for command in (*commands, "ECHO end")).encode())
             while not said.endswith(end):
                 if not (more := sock.recv(65_536)):

@@ -12,7 +12,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redis import Redis
@@ -23,10 +22,11 @@ from redis.retry import Retry
 from redlock import _validation
 from redlock._transport import codec
 from redlock.errors import ConfigurationError
-from redlock.testing.redis_server import Server
+from redlock.testing.redis_server import Server, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["LockNode", "LockNodes", "lock_nodes"]
 
@@ -41,17 +41,13 @@ class LockNode(Server):
     """
 
     @property
-    def _socket_path(self) -> Path:
-        return Path(self._socket)
-
-    @property
     def _cut_path(self) -> Path:
-        return self._socket_path.with_suffix(".cut")
+        return self._socket.with_suffix(".cut")
 
     @contextlib.contextmanager
     def _redis(self) -> Iterator[Redis]:
         _ = self.pid
-        path = self._socket_path if self._socket_path.exists() else self._cut_path
+        path = self._socket if self._socket.exists() else self._cut_path
         with Redis(
             unix_socket_path=str(path),
             socket_timeout=_TIMEOUT_SECONDS,
@@ -96,13 +92,13 @@ class LockNode(Server):
         with self._redis() as redis:
             redis.ping()  # first, so that nothing is done to a node without an answer
             with contextlib.suppress(FileNotFoundError):
-                self._socket_path.rename(self._cut_path)
+                self._socket.rename(self._cut_path)
             redis.client_kill_filter(_type="normal", skipme=True)
 
     def reconnect(self) -> None:
         """Undo `cut`."""
-        if not self._socket_path.exists():
-            self._cut_path.rename(self._socket_path)
+        if not self._socket.exists():
+            self._cut_path.rename(self._socket)
 
     def reset(self, prefix: str = "") -> None:
         """Make the node as new: running, reachable, empty, and voting at once for clients with this prefix."""
@@ -149,9 +145,5 @@ def lock_nodes(count: int = 5, prefix: str = "") -> Iterator[LockNodes]:
     """
     count = _validation.count("the number of nodes", count, least=1)
     nodes = LockNodes(LockNode() for _ in range(count))
-    try:
-        nodes.reset(prefix)
+    with running(nodes, prefix):
         yield nodes
-    finally:
-        for node in nodes:
-            node.stop()

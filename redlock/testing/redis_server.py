@@ -90,8 +90,8 @@ class Server:
         return f"unix://{quote(os.fsencode(self._socket))}"
 
     @property
-    def _socket(self) -> str:
-        return str(Path(self._directory.name) / "redis.sock")
+    def _socket(self) -> Path:
+        return self.directory / "redis.sock"
 
     @property
     def pid(self) -> int:
@@ -137,9 +137,9 @@ class Server:
                 f"{self._socket} is too long for a unix socket, at most {_LONGEST_SOCKET} bytes; "
                 "set TMPDIR to a folder with a shorter name"
             )
-        if self.port is None and not _validation.is_utf8(self._socket):
-            raise ConfigurationError(f"the path {self._socket!r} is no UTF-8 text; set TMPDIR to another folder")
-        listen = ["--port", "0", "--unixsocket", self._socket] if self.port is None else ["--port", str(self.port)]
+        if self.port is None and not _validation.is_utf8(str(self._socket)):
+            raise ConfigurationError(f"the path {str(self._socket)!r} is no UTF-8 text; set TMPDIR to another folder")
+        listen = ["--port", "0", "--unixsocket", str(self._socket)] if self.port is None else ["--port", str(self.port)]
         command = [
             self._program or executable(), *listen, "--bind", "127.0.0.1", "--dir", self._directory.name,
             "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self._options,
@@ -157,7 +157,7 @@ class Server:
         return self
 
     def _address(self) -> str | tuple[str, int]:
-        return self._socket if self.port is None else ("127.0.0.1", self.port)
+        return str(self._socket) if self.port is None else ("127.0.0.1", self.port)
 
     def _wait_until_it_answers(self) -> None:
         assert self._process is not None
@@ -275,9 +275,10 @@ def running(servers: Sequence[Server], prefix: str = "") -> Iterator[Cluster]:
     """Run these new servers as lock nodes during the `with` block.
 
     Raises:
-        ConfigurationError: A server did not start.
+        ConfigurationError: A server did not start, or the prefix cannot be used.
     """
     try:
+        prefix = _validation.prefix(prefix)
         for server in servers:
             server.start()
         # These servers are new, so they can't have forgotten a lock.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -102,8 +103,9 @@ def test_a_number_of_nodes_that_makes_no_sense(count: Any) -> None:  # noqa: ANN
     assert children() == before
 
 
-def test_a_wrong_prefix_leaves_no_server() -> None:
+@pytest.mark.parametrize("started", [lock_nodes, cluster])
+def test_a_wrong_prefix_leaves_no_server(started: Callable[..., AbstractContextManager[object]]) -> None:
     before = children()
-    with pytest.raises(ConfigurationError, match="prefix"), lock_nodes(1, "a\nb"):
+    with pytest.raises(ConfigurationError, match="prefix"), started(1, prefix="a\nb"):
         pass
     assert children() == before
