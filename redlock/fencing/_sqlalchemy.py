@@ -27,24 +27,24 @@ Not all exceptions: a signal handler may raise an exception there that is meant 
 """
 
 
-class ConnectionTransaction:
-    """A transaction on a SQLAlchemy `Connection`."""
+class _Transaction:
+    """The parts that are equal for a connection and a session.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    Args:
+        owner: The connection or session, which commits and rolls back.
+    """
+
+    def __init__(self, owner: Connection | Session) -> None:
+        self._owner = owner
+        self._bind: Any = owner
+        self._connection: Any = None
         self._transaction: Any = None
         self._guard = EndGuard()
 
     @property
     def dialect(self) -> Dialect:
-        """The statements for the database."""
-        return dialect_of(self._connection)
-
-    def begin(self) -> None:
-        """Begin, after the checks that only the outermost transaction of a real connection passes."""
-        if self._connection.in_transaction():
-            raise ConfigurationError(IN_TRANSACTION.format(what="the connection"))
-        self._transaction = self._connection.begin()
+        """The statements for the database; MariaDB and MySQL differ from the first connection on."""
+        return dialect_of(self._bind)
 
     def prepare(self) -> None:
         """Refuse autocommit, and send the statements that come before the fence."""
@@ -52,38 +52,51 @@ class ConnectionTransaction:
         prepare(self._connection, self.dialect)
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """Run a statement on this connection."""
+        """Run a statement on the connection, without autoflush."""
         return run(self._connection, statement, parameters)
 
-    def is_open(self) -> bool:
-        """Whether the transaction that `begin` has begun is still open."""
-        return bool(self._transaction.is_active)
-
     def commit(self, confirm: Callable[[], None]) -> None:
-        """Commit right after `confirm`."""
+        """Flush a session, and commit right after `confirm`."""
         with self._guard.confirmed(self._connection, confirm):
-            self._transaction.commit()
+            self._owner.commit()
+        self._end()
 
     def rollback(self) -> None:
         """Roll back, also a transaction that the body began; a broken connection has rolled back by itself."""
         try:
             with contextlib.suppress(Exception):
-                self._connection.rollback()
-            roll_back_driver(self._connection)
+                self._owner.rollback()
+            if self._connection is not None:
+                roll_back_driver(self._connection)
         finally:
-            self._guard.stop()
+            self._end()
+
+    def _end(self) -> None:
+        self._guard.stop()
 
 
-class SessionTransaction:
+class ConnectionTransaction(_Transaction):
+    """A transaction on a SQLAlchemy `Connection`."""
+
+    def begin(self) -> None:
+        """Begin, after the checks that only the outermost transaction of a real connection passes."""
+        if self._owner.in_transaction():
+            raise ConfigurationError(IN_TRANSACTION.format(what="the connection"))
+        self._connection, self._transaction = self._owner, self._owner.begin()
+
+    def is_open(self) -> bool:
+        """Whether the transaction that `begin` has begun is still open."""
+        return bool(self._transaction.is_active)
+
+
+class SessionTransaction(_Transaction):
     """A transaction on a SQLAlchemy `Session`."""
 
     def __init__(self, session: Session) -> None:
+        super().__init__(session)
         self._session = session
-        self._transaction: Any = None
-        self._connection: Connection | None = None
         self._root: Any = None
         self._second: ConfigurationError | None = None
-        self._guard = EndGuard()
         try:
             self._bind = session.get_bind()
         except _NO_ENGINE as error:
@@ -96,11 +109,6 @@ class SessionTransaction:
                 "the session uses two-phase commit, and a prepared transaction holds the fence row without an end; "
                 "fence a session without twophase"
             )
-
-    @property
-    def dialect(self) -> Dialect:
-        """The statements for the database; MariaDB and MySQL differ from the first connection on."""
-        return dialect_of(self._bind)
 
     def begin(self) -> None:
         """Begin, and watch for a second connection until the end."""
@@ -116,8 +124,7 @@ class SessionTransaction:
         self._root = self._connection.get_transaction()
         # Objects from before are older than the fence, also those of the application's own listeners.
         self._session.expire_all()
-        self._guard.start(self._connection)
-        prepare(self._connection, self.dialect)
+        super().prepare()
 
     def _refuse_second(self, _session: Session, _transaction: object, connection: Connection) -> None:
         """Refuse a connection besides the fenced one: a replica lags, and data elsewhere commits alone."""
@@ -130,34 +137,16 @@ class SessionTransaction:
         )
         raise self._second
 
-    def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """Run a statement on the session's connection, without autoflush."""
-        assert self._connection is not None, "begin() comes first"
-        return run(self._connection, statement, parameters)
-
     def is_open(self) -> bool:
         """Whether the transaction that `begin` has begun is still open, in the session and on its connection."""
         return self._session.get_transaction() is self._transaction and self._root.is_active
 
     def commit(self, confirm: Callable[[], None]) -> None:
-        """Flush, and commit right after `confirm`, unless the body has caught the refusal of a second connection."""
-        assert self._connection is not None, "begin() comes first"
+        """Commit, unless the body has caught the refusal of a second connection."""
         if self._second is not None:
             raise self._second
-        with self._guard.confirmed(self._connection, confirm):
-            self._session.commit()
-        self._end()
-
-    def rollback(self) -> None:
-        """Roll back; a broken connection has rolled back by itself."""
-        try:
-            with contextlib.suppress(Exception):
-                self._session.rollback()
-            if self._connection is not None:
-                roll_back_driver(self._connection)
-        finally:
-            self._end()
+        super().commit(confirm)
 
     def _end(self) -> None:
-        self._guard.stop()
+        super()._end()
         event.remove(self._session, "after_begin", self._refuse_second)
