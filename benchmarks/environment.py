@@ -33,19 +33,21 @@ class Kind(NamedTuple):
         quorum: True if it locks on all nodes, False if on the first node only.
         module: Its Python file in `benchmarks/peers`; empty for another language.
         needs: The packages that pip or npm installs.
+        options: The words after its module on the command line.
     """
 
     name: str
     quorum: bool
     module: str = ""
     needs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 OURS = Kind("ours", quorum=True, module="ours")
-ASYNC_RELEASE = Kind("ours, release not waited for", quorum=True, module="ours_async_release")
+ASYNC_RELEASE = Kind("ours, release not waited for", quorum=True, module="ours", options=("async-release",))
 ASYNCIO = Kind("ours, asyncio", quorum=True, module="ours_asyncio")
 FLOOR = Kind("floor", quorum=True, module="floor")
-FLOOR_ASYNC_RELEASE = Kind("floor, release not waited for", quorum=True, module="floor_async_release")
+FLOOR_ASYNC_RELEASE = Kind("floor, release not waited for", quorum=True, module="floor", options=("async-release",))
 FLOORS = (FLOOR, FLOOR_ASYNC_RELEASE)
 LIMIT = Kind("limit (C)", quorum=True)
 NODE = Kind("node-redlock", quorum=True, needs=("redlock@5.0.0-beta.2", "ioredis@5"))
@@ -74,8 +76,8 @@ def prepare(kind: Kind) -> Program:
     Raises:
         Missing: The set-up failed.
     """
-    if kind in {OURS, ASYNC_RELEASE, ASYNCIO, *FLOORS}:
-        return Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}"), ROOT, {})
+    if kind.module and not kind.needs:
+        return Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}", *kind.options), ROOT, {})
     if kind is LIMIT:
         return _compiled()
     place = ENVIRONMENTS / kind.name.replace(" ", "-")

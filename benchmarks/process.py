@@ -74,7 +74,7 @@ class Process:
     """
 
     def __init__(self, program: Program, log: Path) -> None:
-        self._name = program.command[-1]
+        self._name = " ".join(program.command[-2:])
         self._log = log
         self._rest = b""
         with log.open("ab") as errors:

@@ -1,6 +1,6 @@
 """The loop of every Python peer: read a command as a line of JSON, run the command, write the answer as a line of JSON.
 
-A peer passes `serve` a function that connects and returns an object with `acquire` and `release`.
+A peer passes `serve` a function that connects and returns a `Peer`.
 
 Invariants:
 1. The module imports only redis-py, which all peers have.
@@ -22,7 +22,7 @@ import json
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
@@ -32,17 +32,22 @@ if TYPE_CHECKING:
     Said = dict[str, Any]
 
 
-class Peer(Protocol):
+class Peer:
     """A lock, from any library."""
 
-    prefix: str
+    prefix = ""
     """The prefix of the keys."""
 
     def acquire(self, name: str) -> object:
         """Acquire the lock without a limit of time, and return the argument of `release`."""
+        raise NotImplementedError
 
     def release(self, held: Any) -> None:  # noqa: ANN401 - each peer's own
         """Release the lock."""
+        held.release()
+
+    def settle(self) -> None:
+        """Send a release that was held back."""
 
 
 def serve(
@@ -110,9 +115,7 @@ class Bench:
         }  # fmt: skip
 
     def _settle(self, names: Sequence[str]) -> None:
-        send_held_back = getattr(self.peer, "settle", None)
-        if send_held_back is not None:
-            send_held_back()
+        self.peer.settle()
         keys = [self.peer.prefix + name for name in names]
         while sum(server.exists(*keys) == 0 for server in self._servers) < self._quorum:
             time.sleep(0.0001)

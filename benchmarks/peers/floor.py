@@ -3,18 +3,21 @@
 Invariants:
 1. Each command goes out with `send`, `poll` waits for the replies of a quorum, and hiredis parses them.
 2. No vote is decoded, no deadline is watched, and no error is handled.
+3. With `async-release` no release is waited for: each goes out in one piece with the next acquire.
 """
 
 from __future__ import annotations
 
 import secrets
 import select
+import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import hiredis
 
-from benchmarks.worker import serve
+from benchmarks.worker import Peer, serve
 from redlock._core.commands import Acquire, Release
 from redlock._transport.codec import Codec
 from redlock._transport.node import Node
@@ -29,14 +32,11 @@ _LABEL = "benchmark/123456/MainThread"
 _TOKEN, _PROPOSED = f"{'0' * 32}:{_LABEL}", 10**15
 
 
-class Floor:
-    """Five sockets."""
+class Floor(Peer):
+    """Five sockets; `waits` is whether a release is sent at once, and its replies are awaited."""
 
-    prefix = ""
-    waits = True
-    """Whether a release is sent at once, and its replies are awaited."""
-
-    def __init__(self, urls: list[str], ttl: float) -> None:
+    def __init__(self, urls: list[str], ttl: float, *, waits: bool) -> None:
+        self._waits = waits
         self._ttl_ms = int(ttl * 1000)
         self._codec = Codec(len(urls), self.prefix, _MAX_TTL_MS)
         self._connected = [Node(url, _NODE_TIMEOUT_MS).connect() for url in urls]
@@ -71,7 +71,7 @@ class Floor:
         """Send the release, or keep it for the next acquire."""
         name, token = held
         words = self._releases[name] % token
-        if not self.waits:
+        if not self._waits:
             self._held_back = words
             return
         for sock, _ in self._nodes:
@@ -105,4 +105,4 @@ class Floor:
 
 
 if __name__ == "__main__":
-    serve(Floor)
+    serve(partial(Floor, waits="async-release" not in sys.argv))

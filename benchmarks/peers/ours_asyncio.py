@@ -6,17 +6,15 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.worker import serve
+from benchmarks.worker import Peer, serve
 from redlock.asyncio import Redlock
 
 if TYPE_CHECKING:
     from redlock.asyncio import Lock
 
 
-class OursAsyncio:
+class OursAsyncio(Peer):
     """The lock in an event loop that runs while a command runs."""
-
-    prefix = ""
 
     def __init__(self, urls: list[str], ttl: float) -> None:
         self.client = Redlock(urls, ttl=ttl)

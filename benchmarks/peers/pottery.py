@@ -7,10 +7,10 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.worker import serve, server_options
+from benchmarks.worker import Peer, serve, server_options
 
 
-class Pottery:
+class Pottery(Peer):
     """pottery's Redlock."""
 
     prefix = "redlock:"
@@ -26,10 +26,6 @@ class Pottery:
         lock = self._class(key=name, masters=self._masters, auto_release_time=self._ttl)
         lock.acquire()
         return lock
-
-    def release(self, held: Any) -> None:  # noqa: ANN401 - the type checker has no pottery
-        """Release the lock."""
-        held.release()
 
 
 if __name__ == "__main__":

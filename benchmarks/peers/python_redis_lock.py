@@ -7,10 +7,10 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.worker import serve
+from benchmarks.worker import Peer, serve
 
 
-class PythonRedisLock:
+class PythonRedisLock(Peer):
     """python-redis-lock on the first node."""
 
     prefix = "lock:"
@@ -26,10 +26,6 @@ class PythonRedisLock:
         lock = self._class(self._redis, name, expire=self._ttl)
         lock.acquire()
         return lock
-
-    def release(self, held: Any) -> None:  # noqa: ANN401 - the type checker has no python-redis-lock
-        """Release the lock."""
-        held.release()
 
 
 if __name__ == "__main__":

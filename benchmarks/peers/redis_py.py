@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
-from benchmarks.worker import serve, server_options
+from benchmarks.worker import Peer, serve, server_options
 
 if TYPE_CHECKING:
     from redis.lock import Lock
 
 
-class RedisPy:
+class RedisPy(Peer):
     """redis-py's Lock on the first node."""
-
-    prefix = ""
 
     def __init__(self, urls: list[str], ttl: float) -> None:
         self._redis = Redis.from_url(urls[0], **server_options())
@@ -26,10 +24,6 @@ class RedisPy:
         lock: Lock = self._redis.lock(name, timeout=self._ttl, sleep=0.005)
         lock.acquire()
         return lock
-
-    def release(self, held: Lock) -> None:
-        """Release the lock."""
-        held.release()
 
 
 if __name__ == "__main__":

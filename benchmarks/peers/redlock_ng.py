@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from benchmarks.worker import serve
+from benchmarks.worker import Peer, serve
 
 
-class RedlockNg:
+class RedlockNg(Peer):
     """redlock-ng, its synchronous class."""
-
-    prefix = ""
 
     def __init__(self, urls: list[str], ttl: float) -> None:
         # By name, because here `redlock` is not this project's package.

@@ -7,13 +7,11 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.worker import serve, server_options
+from benchmarks.worker import Peer, serve, server_options
 
 
-class RedlockPy:
+class RedlockPy(Peer):
     """redlock-py."""
-
-    prefix = ""
 
     def __init__(self, urls: list[str], ttl: float) -> None:
         # By name, because here `redlock` is not this project's package.

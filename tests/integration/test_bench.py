@@ -188,8 +188,8 @@ def test_an_unknown_scenario_is_refused_with_the_known_names(
 
 
 def test_every_peer_has_a_program_of_its_own() -> None:
-    modules = [kind.module for kind in PEERS if kind.module]
-    assert len(set(modules)) == len(modules)
+    programs = [(kind.module, *kind.options) for kind in PEERS if kind.module]
+    assert len(set(programs)) == len(programs)
 
 
 @pytest.mark.long
