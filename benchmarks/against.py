@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.bench import START_SECONDS, TTL
-from benchmarks.environment import ASYNC_RELEASE, OURS, ROOT
-from benchmarks.process import PeerFailed, Process, Program
-from benchmarks.report import Table, median, ratio, spread
+from benchmarks.environment import ASYNC_RELEASE, OURS, ROOT, prepare
+from benchmarks.process import PeerFailed, Process
+from benchmarks.report import Figures, Table, median, micros, ratio, spread
 from benchmarks.scenarios.uncontended import once
 from redlock.testing.redis_server import Server, free_port
 
@@ -63,7 +63,7 @@ def run(bench: Bench, ref: str) -> Table:
         NoCommit: The commit does not exist.
         PeerFailed: The measurement of a side failed.
     """
-    found: dict[tuple[Kind, int], dict[str, list[float]]] = {}
+    found: dict[tuple[Kind, int], Figures] = {}
     with contextlib.ExitStack() as stack:
         other = stack.enter_context(_checked_out(ref))
         sides = (Side("this tree", ROOT), other)
@@ -71,11 +71,11 @@ def run(bench: Bench, ref: str) -> Table:
         for place, side in enumerate(sides):
             urls = stack.enter_context(_nodes(side))
             for kind in (OURS, ASYNC_RELEASE):
-                program = Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}"), side.directory, {})
+                program = prepare(kind)._replace(directory=side.directory)
                 process = stack.enter_context(Process(program, bench.options.out / "peers.log"))
                 process.ask("connect", START_SECONDS, urls=urls, ttl=TTL)
                 running[kind, place] = process
-                found[kind, place] = {"rates": [], "cpu": [], "acquire_ms": []}
+                found[kind, place] = Figures()
         rounds = bench.rounds(_ROUNDS)
         for number in range(rounds):
             bench.say(f"round {number + 1} of {rounds}")
@@ -85,19 +85,17 @@ def run(bench: Bench, ref: str) -> Table:
     return _table(other.name, found)
 
 
-def _table(other: str, found: dict[tuple[Kind, int], dict[str, list[float]]]) -> Table:
+def _table(other: str, found: dict[tuple[Kind, int], Figures]) -> Table:
     rows = []
     for kind in (OURS, ASYNC_RELEASE):
         this, that = found[kind, 0], found[kind, 1]
-        cpu = [one / two for one, two in zip(this["cpu"], that["cpu"], strict=True)]
+        cpu = [one / two for one, two in zip(this.cpu, that.cpu, strict=True)]
         rows.append([
-            kind.name, median(this["rates"]), median(that["rates"]), ratio(this["rates"], that["rates"]),
-            *((median(one["cpu"]) or 0.0) * 1e6 for one in (this, that)), ratio(this["cpu"], that["cpu"]), spread(cpu),
+            kind.name, median(this.rates), median(that.rates), ratio(this.rates, that.rates),
+            micros(this.cpu), micros(that.cpu), ratio(this.cpu, that.cpu), spread(cpu),
         ])  # fmt: skip
     columns = ("", "pairs/s", f"{other}", "x", "client CPU us/pair", f"{other}", "x", "min .. max")
-    raw = {f"{kind.name}, {'other' if place else 'this'}": one for (kind, place), one in found.items()}
-    for one in raw.values():
-        del one["acquire_ms"]
+    raw = {f"{kind.name}, {'other' if place else 'this'}": one.raw() for (kind, place), one in found.items()}
     title = f"this tree relative to {other}; a ratio is the median of the rounds"
     return Table("against", title, columns, rows, raw=raw)
 

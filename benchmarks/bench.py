@@ -70,10 +70,13 @@ class Bench:
         return Process(self._programs.get(kind) or prepare(kind), self.options.out / "peers.log")
 
     @contextlib.contextmanager
-    def connected(self, kind: Kind, urls: Sequence[str], ttl: float = TTL) -> Iterator[Process]:
-        """A connected process of a peer."""
+    def connected(
+        self, kind: Kind, urls: Sequence[str], ttl: float = TTL, *, near: Sequence[str] = ()
+    ) -> Iterator[Process]:
+        """A connected process of a peer; `near` are addresses of the same nodes without a delay."""
         with self.process(kind) as process:
-            process.ask("connect", START_SECONDS, urls=nodes_of(kind, urls), ttl=ttl)
+            check = nodes_of(kind, near or urls)
+            process.ask("connect", START_SECONDS, urls=nodes_of(kind, urls), check=check, ttl=ttl)
             yield process
 
     def say(self, text: str) -> None:

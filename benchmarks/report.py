@@ -7,7 +7,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     Cell = str | float | None
 
@@ -49,6 +49,31 @@ class Table:
         return "\n".join(["", f"{self.scenario}: {self.title}", *lines, *(f"  {note}" for note in self.notes)])
 
 
+@dataclasses.dataclass
+class Figures:
+    """The rounds of a loop of pairs.
+
+    Attributes:
+        rates: Pairs per second of each round.
+        cpu: CPU seconds of the client per pair, of each round.
+        acquire_ms: The time of each acquire.
+    """
+
+    rates: list[float] = dataclasses.field(default_factory=list)
+    cpu: list[float] = dataclasses.field(default_factory=list)
+    acquire_ms: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, said: Mapping[str, Any]) -> None:
+        """Add a round, as the peer has measured it."""
+        self.rates.append(said["pairs"] / said["seconds"])
+        self.cpu.append(said["cpu"] / said["pairs"])
+        self.acquire_ms += said.get("acquire_ms", ())
+
+    def raw(self) -> dict[str, list[float]]:
+        """The values of all rounds, for the JSON."""
+        return {"rates": self.rates, "cpu": self.cpu}
+
+
 def shown(cell: Cell) -> str:
     """A cell in three digits or so."""
     if cell is None:
@@ -61,6 +86,11 @@ def shown(cell: Cell) -> str:
 def median(values: Sequence[float]) -> float | None:
     """The median; None without values."""
     return statistics.median(values) if values else None
+
+
+def micros(seconds: Sequence[float]) -> float | None:
+    """The median in microseconds; None without values."""
+    return statistics.median(seconds) * 1e6 if seconds else None
 
 
 def spread(values: Sequence[float]) -> str:

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from benchmarks.bench import lock_nodes
 from benchmarks.environment import ASYNCIO, OURS
-from benchmarks.report import Table, median, ratio, spread
+from benchmarks.report import Figures, Table, median, micros, ratio, spread
 from benchmarks.scenarios import uncontended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.bench import Bench
-    from benchmarks.process import Process
     from benchmarks.report import Cell
 
 THREAD = "one thread"
@@ -33,35 +32,27 @@ def run(bench: Bench) -> list[Table]:
     return [table(found)]
 
 
-def measure(bench: Bench, urls: Sequence[str], rounds: int, seconds: float) -> dict[str, dict[str, list[float]]]:
-    """Rounds of all loads: for each its rates, and its CPU seconds per pair."""
-    found: dict[str, dict[str, list[float]]] = {
-        name: {"rates": [], "cpu": [], "acquire_ms": []} for name in (THREAD, *LOADS)
-    }
+def measure(bench: Bench, urls: Sequence[str], rounds: int, seconds: float) -> dict[str, Figures]:
+    """Rounds of all loads."""
+    found = {name: Figures() for name in (THREAD, *LOADS)}
     with bench.connected(OURS, urls) as threads, bench.connected(ASYNCIO, urls) as loop:
         for number in range(rounds):
             bench.say(f"round {number + 1} of {rounds}")
             uncontended.once(threads, found[THREAD], seconds)
             for name, (tasks, distinct) in LOADS.items():
-                _once(loop, found[name], seconds, tasks, distinct=distinct)
+                said = loop.ask("tasks", seconds + 60, name="task", tasks=tasks, distinct=distinct, seconds=seconds)
+                found[name].add(said)
     return found
 
 
-def _once(process: Process, into: dict[str, list[float]], seconds: float, tasks: int, *, distinct: bool) -> None:
-    said = process.ask("tasks", seconds + 60, name="task", tasks=tasks, distinct=distinct, seconds=seconds)
-    into["rates"].append(said["pairs"] / said["seconds"])
-    into["cpu"].append(said["cpu"] / said["pairs"])
-
-
-def table(found: dict[str, dict[str, list[float]]]) -> Table:
+def table(found: dict[str, Figures]) -> Table:
     """The rounds as a table."""
     rows: list[list[Cell]] = []
     for name, one in found.items():
-        cpu = median(one["cpu"])
-        share = ratio(one["rates"], found[THREAD]["rates"])
-        rows.append([name, median(one["rates"]), spread(one["rates"]), share, None if cpu is None else cpu * 1e6])
+        share = ratio(one.rates, found[THREAD].rates)
+        rows.append([name, median(one.rates), spread(one.rates), share, micros(one.cpu)])
     columns = ("", "pairs/s", "min .. max", "x one thread", "client CPU us/pair")
-    raw = {name: {"rates": one["rates"], "cpu": one["cpu"]} for name, one in found.items()}
+    raw = {name: one.raw() for name, one in found.items()}
     return Table(
         "asyncio", "acquire + release pairs per second, one event loop", columns, rows, bars="pairs/s", raw=raw
     )

@@ -35,7 +35,7 @@ def run(bench: Bench) -> list[Table]:
             one = table("distance", title, found)
             one.columns = (*one.columns, "exchanges per acquire")
             for row in one.rows:
-                middle = quantile(found[str(row[0])]["acquire_ms"], 0.5)
+                middle = quantile(found[str(row[0])].acquire_ms, 0.5)
                 row.append(None if middle is None else middle / delay_ms)
             tables.append(one)
     return tables

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.bench import START_SECONDS, TTL, lock_nodes, sixth_server
 from benchmarks.environment import OURS
 from benchmarks.process import PeerFailed
-from benchmarks.report import Table, median, spread
+from benchmarks.report import Figures, Table, median, micros, spread
 from benchmarks.scenarios import hot
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def run(bench: Bench) -> Iterator[Table]:
 
 
 def _nodes(bench: Bench) -> Table:
-    rates: dict[int, list[float]] = {count: [] for count in _NODES}
-    costs: dict[int, list[tuple[float, float]]] = {count: [] for count in _NODES}
+    figures = {count: Figures() for count in _NODES}
+    served: dict[int, list[float]] = {count: [] for count in _NODES}
     for _ in range(bench.rounds(4)):
         for count in _NODES:
             bench.say(f"{count} nodes")
@@ -43,15 +43,15 @@ def _nodes(bench: Bench) -> Table:
                 said = process.ask(
                     "cycle", START_SECONDS, name="grow", names=64, seconds=bench.seconds(2.0), count=None, settle=True
                 )  # fmt: skip
-                rates[count].append(said["pairs"] / said["seconds"])
-                served = (servers_cpu(nodes) - before) / said["pairs"]
-                costs[count].append((said["cpu"] / said["pairs"] * 1e6, served * 1e6))
-    rows: list[list[Cell]] = []
-    for count, found in rates.items():
-        client, servers = (median(list(each)) for each in zip(*costs[count], strict=True))
-        rows.append([f"ours, {count} nodes", median(found), spread(found), client, servers])
+                figures[count].add(said)
+                served[count].append((servers_cpu(nodes) - before) / said["pairs"])
+    rows: list[list[Cell]] = [
+        [f"ours, {count} nodes", median(one.rates), spread(one.rates), micros(one.cpu), micros(served[count])]
+        for count, one in figures.items()
+    ]
     columns = ("", "pairs/s", "min .. max", "client CPU us/pair", "all servers' CPU us/pair")
-    return Table("growth", "acquire + release, by nodes", columns, rows, bars="pairs/s", raw={"rates": rates})
+    raw = {"rates": {count: one.rates for count, one in figures.items()}}
+    return Table("growth", "acquire + release, by nodes", columns, rows, bars="pairs/s", raw=raw)
 
 
 def servers_cpu(nodes: Cluster) -> float:
@@ -76,11 +76,9 @@ def _waiters(bench: Bench) -> Table:
             except PeerFailed as why:
                 rows.append([f"ours, {waiters} waiters", None, str(why), None, None])
                 continue
-            rates, cpu = [one.rate for one in found], median([one.cpu for one in found])
+            rates, cpu = [one.rate for one in found], micros([one.cpu for one in found])
             longest = max(max(one.wait_ms, default=0.0) for one in found)
-            rows.append([
-                f"ours, {waiters} waiters", median(rates), spread(rates), longest, None if cpu is None else cpu * 1e6
-            ])  # fmt: skip
+            rows.append([f"ours, {waiters} waiters", median(rates), spread(rates), longest, cpu])
     columns = ("", "hand-overs/s", "min .. max", "longest wait ms", "client CPU us/hand-over")
     return Table("growth", "one hot lock, by waiters", columns, rows, bars="hand-overs/s")
 

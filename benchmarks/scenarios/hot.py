@@ -15,7 +15,7 @@ from redis import Redis
 from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of, sixth_server
 from benchmarks.environment import ASYNC_RELEASE, FLOORS, LIMIT, OURS
 from benchmarks.process import PeerFailed
-from benchmarks.report import Table, median, quantile, ratio, spread
+from benchmarks.report import Table, median, micros, quantile, ratio, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,12 +149,11 @@ def _table(few: Found, beside: Found, many: Found) -> Table:
         rates, changed = [one.rate for one in rounds], [one.changed for one in rounds]
         waits = [wait for one in rounds for wait in one.wait_ms]
         crowd, alone = _rate(many.get(kind, [])), _rate(beside.get(kind, []))
-        cpu = median([one.cpu for one in rounds])
         rows.append([
             kind.name, median(rates), spread(rates), ratio(ours, rates), median(changed), ratio(ours_changed, changed),
             quantile(waits, 0.5), quantile(waits, 0.99), max(waits), median([one.fairness for one in rounds]),
             f"WRONG in {wrong} of {len(rounds)}" if (wrong := sum(one.wrong for one in rounds)) else "right",
-            None if cpu is None else cpu * 1e6, None if crowd is None or not alone else crowd / alone,
+            micros([one.cpu for one in rounds]), None if crowd is None or not alone else crowd / alone,
         ])  # fmt: skip
     columns = (
         "", "hand-overs/s", "min .. max", "ours is x", "to others/s", "to others, x", "wait p50 ms", "wait p99 ms",

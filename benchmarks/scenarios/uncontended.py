@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of
+from benchmarks.bench import lock_nodes
 from benchmarks.environment import ASYNC_RELEASE, FLOOR, FLOOR_ASYNC_RELEASE, LIMIT, OURS
 from benchmarks.process import PeerFailed
-from benchmarks.report import Table, median, quantile, ratio, spread
+from benchmarks.report import Figures, Table, median, micros, quantile, ratio, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,8 @@ def run(bench: Bench) -> list[Table]:
 
 def measure(
     bench: Bench, urls: Sequence[str], rounds: int, seconds: float, *, near: Sequence[str] = ()
-) -> dict[str, dict[str, list[float]]]:
-    """Measure the loop, and return the rates, CPU seconds per pair and acquire times in ms of each peer.
+) -> dict[str, Figures]:
+    """Measure the loop with each peer.
 
     Args:
         bench: The harness.
@@ -43,15 +43,12 @@ def measure(
         seconds: Duration of each loop.
         near: Addresses of the same nodes without a delay, which show the applied releases.
     """
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, Figures] = {}
     with contextlib.ExitStack() as stack:
         running: dict[Kind, Process] = {}
         for kind in bench.kinds():
-            running[kind] = stack.enter_context(bench.process(kind))
-            running[kind].ask(
-                "connect", START_SECONDS, urls=nodes_of(kind, urls), check=nodes_of(kind, near or urls), ttl=TTL
-            )
-            found[kind.name] = {"rates": [], "cpu": [], "acquire_ms": []}
+            running[kind] = stack.enter_context(bench.connected(kind, urls, near=near))
+            found[kind.name] = Figures()
         for number in range(rounds):
             bench.say(f"round {number + 1} of {rounds}")
             for kind, process in list(running.items()):
@@ -63,8 +60,8 @@ def measure(
     return found
 
 
-def once(process: Process, into: dict[str, list[float]], seconds: float) -> None:
-    """Measure one round of a process, and add the figures.
+def once(process: Process, into: Figures, seconds: float) -> None:
+    """Measure one round of a process, and add its figures.
 
     Raises:
         PeerFailed: The process failed, or more than 1 % of its pairs failed.
@@ -75,23 +72,20 @@ def once(process: Process, into: dict[str, list[float]], seconds: float) -> None
     # 1 % may fail, because pottery sometimes finds that its own lock is gone.
     if said["failures"] > said["pairs"] // 100:
         raise PeerFailed(said["error"])
-    into["rates"].append(said["pairs"] / said["seconds"])
-    into["cpu"].append(said["cpu"] / said["pairs"])
-    into["acquire_ms"] += said["acquire_ms"]
+    into.add(said)
 
 
-def table(scenario: str, title: str, found: dict[str, dict[str, list[float]]]) -> Table:
+def table(scenario: str, title: str, found: dict[str, Figures]) -> Table:
     """The figures as a table."""
-    ours, asynchronous = (found[kind.name]["rates"] if kind.name in found else [] for kind in (OURS, ASYNC_RELEASE))
-    cpus = {name: median(one["cpu"]) for name, one in found.items()}
+    ours, asynchronous = (found.get(kind.name, Figures()).rates for kind in (OURS, ASYNC_RELEASE))
+    cpus = {name: micros(one.cpu) for name, one in found.items()}
     rows: list[list[Cell]] = []
     for name, one in found.items():
         cpu = cpus[name]
         floor = FLOOR_ASYNC_RELEASE if name in {ASYNC_RELEASE.name, FLOOR_ASYNC_RELEASE.name} else FLOOR
         rows.append([
-            name, median(one["rates"]), spread(one["rates"]), ratio(ours, one["rates"]),
-            ratio(asynchronous, one["rates"]),
-            quantile(one["acquire_ms"], 0.5), quantile(one["acquire_ms"], 0.99), None if cpu is None else cpu * 1e6,
+            name, median(one.rates), spread(one.rates), ratio(ours, one.rates), ratio(asynchronous, one.rates),
+            quantile(one.acquire_ms, 0.5), quantile(one.acquire_ms, 0.99), cpu,
             _share(cpu, cpus.get(floor.name)), _share(cpu, cpus.get(LIMIT.name)),
         ])  # fmt: skip
     columns = (
@@ -106,7 +100,7 @@ def table(scenario: str, title: str, found: dict[str, dict[str, list[float]]]) -
         "x floor",
         "x C",
     )
-    raw = {name: {"rates": one["rates"], "cpu": one["cpu"]} for name, one in found.items()}
+    raw = {name: one.raw() for name, one in found.items()}
     return Table(scenario, title, columns, rows, bars="pairs/s", raw=raw)
 
 

@@ -54,8 +54,8 @@ def test_rounds_end_with_released_locks_for_every_peer(tmp_path: Path) -> None:
     assert not bench.missing
     assert list(found) == [kind.name for kind in kinds]
     for one in found.values():
-        assert len(one["rates"]) == 2
-        assert min(one["rates"]) > 0
+        assert len(one.rates) == 2
+        assert min(one.rates) > 0
     table = uncontended.table("uncontended", "pairs", found)
     assert table.rows[0][3] == table.rows[1][4] == pytest.approx(1.0)
     assert "ours" in table.text()
@@ -136,8 +136,8 @@ def test_tasks_of_one_loop_are_measured_beside_a_thread(tmp_path: Path, monkeypa
     assert [row[0] for row in table.rows] == ["one thread", "1 task", "20 tasks, one key"]
     assert table.rows[0][3] == pytest.approx(1.0)
     for one in found.values():
-        assert len(one["rates"]) == 2
-        assert min(one["rates"]) > 0
+        assert len(one.rates) == 2
+        assert min(one.rates) > 0
 
 
 @pytest.mark.long
