@@ -294,7 +294,7 @@ class Struck:
 # A socket that was just being opened is left to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("wait", [True, False])
-def test_after_any_interruption_the_lock_is_free_within_a_ttl(nodes: Cluster, wait: bool) -> None:  # noqa: FBT001 - a parameter
+def test_after_any_interruption_the_lock_is_free_within_a_ttl(nodes: Cluster, wait: bool) -> None:
     chance, held = random.Random(7), 0
     with client_of(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
         # With such a short TTL a busy machine is too late at times.

@@ -26,7 +26,7 @@ def timers() -> int:
 
 
 @pytest.mark.parametrize("renew", [True, False])
-async def test_a_body_hears_of_a_loss_after_aclose(shared: Cluster, renew: bool) -> None:  # noqa: FBT001 - an option
+async def test_a_body_hears_of_a_loss_after_aclose(shared: Cluster, renew: bool) -> None:
     client = client_of(shared.urls, ttl=TTL)
     heard: list[Lease] = []
     with pytest.raises(LockLost, match="its time was over"):

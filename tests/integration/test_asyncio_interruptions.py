@@ -224,7 +224,7 @@ def guarded(places: Sequence[Place], *callbacks: Callable[..., object]) -> list[
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_an_interrupted_deadline_ends_its_round(fails: bool) -> None:  # noqa: FBT001 - an option
+def test_an_interrupted_deadline_ends_its_round(fails: bool) -> None:
     overdue = Overdue(fails=fails)
     places = guarded(instructions(overdue.run, within=Execution._overdue), Execution._overdue)
     own_code = {getattr(function, "__code__", None) for function in vars(Execution).values()}

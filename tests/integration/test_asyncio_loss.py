@@ -36,7 +36,7 @@ TTL = 3.0
 
 
 @pytest.mark.parametrize("renew", [True, False])
-async def test_a_callback_hears_of_the_loss(shared: Cluster, renew: bool) -> None:  # noqa: FBT001 - an option
+async def test_a_callback_hears_of_the_loss(shared: Cluster, renew: bool) -> None:
     async with client_of(shared.urls, ttl=TTL) as client:
         heard: list[Lease] = []
         with pytest.raises(LockLost):

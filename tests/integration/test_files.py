@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(shared: Path) -> N
 
 @pytest.mark.parametrize("mode", [stat.S_IFIFO, pytest.param(stat.S_IFCHR, marks=as_root)], ids=["pipe", "device"])
 @pytest.mark.parametrize("is_link", [False, True], ids=["itself", "link"])
-def test_a_device_is_not_replaced(tmp_path: Path, mode: int, is_link: bool) -> None:  # noqa: FBT001 - a column
+def test_a_device_is_not_replaced(tmp_path: Path, mode: int, is_link: bool) -> None:
     """Root could replace /dev/null for the whole machine."""
     place, name = tmp_path / "node", tmp_path / ("link" if is_link else "node")
     try:

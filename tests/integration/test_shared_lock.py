@@ -119,7 +119,7 @@ def test_a_second_release_ends_no_block_of_another_thread(client: Redlock) -> No
 
 
 @pytest.mark.parametrize("thread_local", [True, False])
-def test_each_generator_of_a_thread_ends_its_own_block(client: Redlock, thread_local: bool) -> None:  # noqa: FBT001 - a parameter
+def test_each_generator_of_a_thread_ends_its_own_block(client: Redlock, thread_local: bool) -> None:
     lock = client.lock(NAME, thread_local=thread_local)
     first, second = ended_early(lock), block(lock)
     next(first)
@@ -188,7 +188,7 @@ async def async_block(lock: AsyncLock) -> AsyncIterator[AsyncLease]:
 
 
 @pytest.mark.parametrize("wait_for_release", [True, False])
-async def test_an_early_release_ends_no_block_of_another_task(shared: Cluster, wait_for_release: bool) -> None:  # noqa: FBT001 - a parameter
+async def test_an_early_release_ends_no_block_of_another_task(shared: Cluster, wait_for_release: bool) -> None:
     async with client_of(shared.urls) as client:
         lock = client.lock(NAME, wait_for_release=wait_for_release)
         released, entered = asyncio.Event(), asyncio.Event()

@@ -75,9 +75,7 @@ def test_an_interrupted_acquire_leaves_no_key(cluster: Cluster, after_us: int) -
 @pytest.mark.parametrize("is_loaded_again", [False, True])
 @pytest.mark.parametrize("after_us", range(500, 4_000, 500))
 def test_an_interrupted_acquire_is_not_repeated_with_its_scripts(
-    cluster: Cluster,
-    after_us: int,
-    is_loaded_again: bool,  # noqa: FBT001 - an option
+    cluster: Cluster, after_us: int, is_loaded_again: bool
 ) -> None:
     """The nodes have lost the scripts. The command of the interrupted attempt must not follow them.
 

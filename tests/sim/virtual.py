@@ -71,7 +71,7 @@ class SimpleQueue:
         if self._waiters.strands:
             self._waiters.wake()
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ANN401, FBT001, FBT002 - as the original
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ANN401, FBT002 - as the original
         if not self._items:
             until, world = time_limit(timeout), here().world
             while not self._items:
@@ -96,7 +96,7 @@ class Semaphore:
         self._free = value
         self._waiters = Waiters()
 
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 - as the original
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT002 - as the original
         until = time_limit(None if timeout is None or timeout < 0 else timeout)
         while not self._free:
             if not blocking or (until is not None and until <= here().machine.world.now):

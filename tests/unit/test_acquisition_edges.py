@@ -115,11 +115,7 @@ def test_without_a_quorum_nobody_waits_behind_another(client: Redlock, caplog: p
 
 @pytest.mark.parametrize(("late_ms", "waits"), [(149, True), (150, False)])
 def test_a_reservation_is_waited_for_within_two_node_timeouts(
-    client: Redlock,
-    now: int,
-    monkeypatch: pytest.MonkeyPatch,
-    late_ms: int,
-    waits: bool,  # noqa: FBT001 - a parameter
+    client: Redlock, now: int, monkeypatch: pytest.MonkeyPatch, late_ms: int, waits: bool
 ) -> None:
     trial = Trial(client, 0)
     monkeypatch.setattr("redlock._locking.acquisition.now_ms", lambda: now + late_ms)
@@ -143,7 +139,7 @@ SPLIT = [granted(), granted(), denied(), denied(), DEAD]
 
 @pytest.mark.parametrize(("left_ms", "ends"), [(0, True), (7, True), (8, False)])
 @pytest.mark.usefixtures("now")
-def test_a_pause_that_nothing_ends_fits_into_the_time(client: Redlock, left_ms: int, ends: bool) -> None:  # noqa: FBT001 - a parameter
+def test_a_pause_that_nothing_ends_fits_into_the_time(client: Redlock, left_ms: int, ends: bool) -> None:
     trial = Trial(client, left_ms)
     if ends:
         with pytest.raises(LockContended):

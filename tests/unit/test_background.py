@@ -109,7 +109,7 @@ def test_a_callback_that_blocks_delays_no_other() -> None:
     blocked.set()
 
 
-def assert_(condition: bool) -> None:  # noqa: FBT001 - its one argument
+def assert_(condition: bool) -> None:
     assert condition
 
 

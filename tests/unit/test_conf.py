@@ -145,7 +145,7 @@ def test_a_change_after_the_first_use_makes_a_new_client(app: Celery) -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_configuration_that_comes_later_makes_a_new_client(app: Celery, force: bool) -> None:  # noqa: FBT001
+def test_a_configuration_that_comes_later_makes_a_new_client(app: Celery, force: bool) -> None:
     app.config_from_object({"redlock_nodes": NODES, "redlock_ttl": 2})
     assert client_for(app)._context.pool.nodes[0].label == "a:1"
     app.config_from_object({"redlock_nodes": ["d:1", *NODES[1:]], "redlock_ttl": 3}, force=force)

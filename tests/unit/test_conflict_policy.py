@@ -213,10 +213,7 @@ def test_an_app_with_only_eager_calls_has_no_queue(
 
 @pytest.mark.parametrize("acks_late", [True, False])
 def test_overtime_requeues_the_task(
-    running: Deliver,
-    sent: Sent,
-    monkeypatch: pytest.MonkeyPatch,
-    acks_late: bool,  # noqa: FBT001 - a parameter
+    running: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch, acks_late: bool
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", acks_late)
     with pytest.raises(Retry) as retry:

@@ -115,10 +115,7 @@ def test_a_copy_hides_its_expiry_after_its_first_has_gone_too(delivered: Deliver
 
 @pytest.mark.parametrize(("left", "has_expired"), [(-1, True), (0, True), (0.1, False)])
 def test_a_copy_expires_at_its_hidden_expiry(
-    delivered: Deliver,
-    monkeypatch: pytest.MonkeyPatch,
-    left: float,
-    has_expired: bool,  # noqa: FBT001 - a parameter
+    delivered: Deliver, monkeypatch: pytest.MonkeyPatch, left: float, has_expired: bool
 ) -> None:
     monkeypatch.setattr(expiry, "seconds_left", lambda _: left)
     assert delivered(**{EXPIRES: EXPIRY}).has_expired is has_expired

@@ -122,7 +122,7 @@ def test_the_reason_of_a_node_hides_no_other_reason() -> None:
 
 
 @pytest.mark.parametrize(("count", "found"), [(1, True), (2, True), (3, False), (4, True), (5, False), (6, True)])
-def test_one_node_and_even_numbers_are_warned_of(count: int, found: bool) -> None:  # noqa: FBT001 - a column
+def test_one_node_and_even_numbers_are_warned_of(count: int, found: bool) -> None:
     assert levels(nodes(count=count)) == ({"number": Level.WARNING} if found else {})
 
 

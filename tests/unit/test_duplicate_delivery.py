@@ -221,10 +221,7 @@ def test_a_state_is_read_from_the_backend_each_time(monkeypatch: pytest.MonkeyPa
     ids=str,
 )
 def test_only_a_copy_asks_for_the_state_before_its_run(
-    monkeypatch: pytest.MonkeyPatch,
-    fields: dict[str, Any],
-    persistent: bool,  # noqa: FBT001 - a parameter
-    is_read: bool,  # noqa: FBT001 - a parameter
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], persistent: bool, is_read: bool
 ) -> None:
     monkeypatch.setattr(charge.backend, "persistent", persistent)
     charge.push_request(**{"id": "id-1", "called_directly": False} | fields)
@@ -331,7 +328,7 @@ def test_a_retry_that_meets_its_earlier_attempt_goes_back(sent: Sent, on_conflic
 
 @pytest.mark.usefixtures("sent")
 @pytest.mark.parametrize("holds", [True, False])
-def test_a_copy_that_expired_meanwhile_ends_as_revoked(caplog: pytest.LogCaptureFixture, holds: bool) -> None:  # noqa: FBT001
+def test_a_copy_that_expired_meanwhile_ends_as_revoked(caplog: pytest.LogCaptureFixture, holds: bool) -> None:
     caplog.set_level("INFO", "redlock")
     store("STARTED")
     hidden: dict[str, Any] = {EXPIRES: "2020-01-01T00:00:00+00:00"}
@@ -362,10 +359,7 @@ HIDDEN: dict[str, Any] = {EXPIRES: "2020-01-01T00:00:00+00:00"}
 @pytest.mark.parametrize("hides", [True, False])
 @pytest.mark.parametrize("begins", ["before", "after"])
 def test_an_expired_copy_leaves_the_end_of_the_task(
-    monkeypatch: pytest.MonkeyPatch,
-    deduplicates: bool,  # noqa: FBT001 - a parameter
-    hides: bool,  # noqa: FBT001 - a parameter
-    begins: str,
+    monkeypatch: pytest.MonkeyPatch, deduplicates: bool, hides: bool, begins: str
 ) -> None:
     """Celery does not drop copies by default. STARTED of this copy can hide the end that came before."""
     monkeypatch.setitem(APP.conf, "worker_deduplicate_successful_tasks", deduplicates)
@@ -397,9 +391,7 @@ def test_an_expired_copy_awaits_the_end_of_the_first(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("stores", [True, False])
 @pytest.mark.parametrize("chosen_by", ["sender", "task"])
 def test_an_expired_copy_without_a_state_awaits_no_end(
-    monkeypatch: pytest.MonkeyPatch,
-    stores: bool,  # noqa: FBT001 - a parameter
-    chosen_by: str,
+    monkeypatch: pytest.MonkeyPatch, stores: bool, chosen_by: str
 ) -> None:
     """Celery stores a revoked task that ignores its result only if the task stores its errors."""
     revoked: list[tuple[Any, ...]] = []

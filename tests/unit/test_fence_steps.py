@@ -138,7 +138,7 @@ def test_a_fence_without_a_row_is_stale_by_the_stored_token() -> None:
         (MARIADB, ConnectorError("Duplicate entry"), False),
     ],
 )
-def test_an_operation_is_fresh_only_at_its_first_time(dialect: Dialect, answer: object, fresh: bool) -> None:  # noqa: FBT001 - a parameter
+def test_an_operation_is_fresh_only_at_its_first_time(dialect: Dialect, answer: object, fresh: bool) -> None:
     database = Database(dialect, (dialect.operation, answer))
     assert _fence.enter(database, GIVEN._replace(operation="x")).section.fresh is fresh
 

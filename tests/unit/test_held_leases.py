@@ -61,7 +61,7 @@ def test_a_context_without_leases_acquires_a_new_lease() -> None:
         ("other", ("a", "b"), False),
     ],
 )
-def test_a_lease_counts_in_the_whole_process(client: str, names: tuple[str, ...], is_held: bool) -> None:  # noqa: FBT001 - a parameter
+def test_a_lease_counts_in_the_whole_process(client: str, names: tuple[str, ...], is_held: bool) -> None:
     lease = FakeLease("a", "b")
     in_threads(partial(add, lease))
     assert held_leases.is_held_here(cast("int", client), names) is is_held

@@ -170,9 +170,7 @@ def test_the_end_of_a_lease_without_renewal_is_noticed(client: Redlock, clock: l
 
 @pytest.mark.parametrize("renew", [True, False])
 def test_a_lease_is_watched_once_and_not_beside_its_renewal(
-    client: Redlock,
-    monkeypatch: pytest.MonkeyPatch,
-    renew: bool,  # noqa: FBT001 - an option
+    client: Redlock, monkeypatch: pytest.MonkeyPatch, renew: bool
 ) -> None:
     lease, due = held(client, renew=renew), list[int]()
     monkeypatch.setattr(lease, "_schedule", due.append)

@@ -36,7 +36,7 @@ async def test_tasks_pass_in_the_order_of_their_arrival() -> None:
 
 
 @pytest.mark.parametrize("has_place", [False, True])
-async def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:  # noqa: FBT001 - an option
+async def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:
     window = Window(1)
     await window.enter(1, NAMES)
     task = asyncio.create_task(passes(window, 2))

@@ -51,7 +51,7 @@ def test_a_secret_is_hidden_wherever_it_stands(text: str) -> None:
 
 
 @pytest.mark.parametrize(("backslashes", "shown"), [(7, True), (8, False)])
-def test_behind_many_backslashes_all_text_is_hidden(backslashes: int, shown: bool) -> None:  # noqa: FBT001 - expected
+def test_behind_many_backslashes_all_text_is_hidden(backslashes: int, shown: bool) -> None:
     quote = "\\" * backslashes + '"'
     masked = mask(f"password={quote}canary{quote} behind")
     assert "canary" not in masked

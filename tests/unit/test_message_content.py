@@ -28,7 +28,7 @@ def free() -> None:
 
 
 @pytest.mark.parametrize("is_positional", [True, False])
-def test_the_arguments_are_those_from_before_the_body(is_positional: bool) -> None:  # noqa: FBT001 - a parameter
+def test_the_arguments_are_those_from_before_the_body(is_positional: bool) -> None:
     order: dict[str, Any] = {"id": 7, "items": ["book"]}
     content = MessageContent(
         Context(args=[order]) if is_positional else Context(args=[1], kwargs={"order": order}), None

@@ -134,7 +134,7 @@ def test_a_delay_that_ends_at_two_queues_is_the_workers(queue: str) -> None:
     ],
     ids=lambda value: f"{value.routing_key} {value.exchange}" if isinstance(value, Queue) else None,
 )
-def test_a_delay_reaches_each_queue_of_an_end_of_its_key(other: Queue, is_reached: bool) -> None:  # noqa: FBT001
+def test_a_delay_reaches_each_queue_of_an_end_of_its_key(other: Queue, is_reached: bool) -> None:
     """Celery puts `#.` before the queue's key, and 28 digits before the message's key."""
     app = app_with(Queue("orders", SHOP, routing_key="orders.#"), other)
     place = way_back(app, Origin("orders"), {"exchange": "shop", "routing_key": "orders.eu"}, natively=True)

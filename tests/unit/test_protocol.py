@@ -301,7 +301,7 @@ def test_an_attempt_whose_proposal_has_grown_old_is_lost() -> None:
 
 
 @pytest.mark.parametrize("is_begun", [False, True])
-def test_a_generator_is_run_to_its_end(is_begun: bool) -> None:  # noqa: FBT001 - a parameter
+def test_a_generator_is_run_to_its_end(is_begun: bool) -> None:
     first = round_result(granted(7), granted(8), granted(9), DEAD, DEAD)
     results, asked = [first, round_result(*[granted(10)] * 5)], list[object]()
 

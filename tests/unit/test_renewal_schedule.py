@@ -192,10 +192,7 @@ def test_a_renewal_in_time_is_not_logged(schedule: RenewalSchedule[Given], caplo
 
 @pytest.mark.parametrize(("delay_ms", "is_late"), [(1_000, False), (1_001, True)])
 def test_a_renewal_is_late_after_a_third_of_the_lease(
-    schedule: RenewalSchedule[Given],
-    caplog: pytest.LogCaptureFixture,
-    delay_ms: int,
-    is_late: bool,  # noqa: FBT001 - a parameter
+    schedule: RenewalSchedule[Given], caplog: pytest.LogCaptureFixture, delay_ms: int, is_late: bool
 ) -> None:
     lease = Given(ttl_ms=3_000)
     add(schedule, lease, due_ms=10_000 - delay_ms)

@@ -50,7 +50,7 @@ def test_each_node_and_each_lock_is_a_line() -> None:
     ("aof", "rdb", "keeps"),
     [(False, "", "nothing"), (False, "60 1", "snapshots"), (None, "", "unknown"), (False, None, "unknown")],
 )
-def test_persistence_that_is_not_reported_is_unknown(aof: bool | None, rdb: str | None, keeps: str) -> None:  # noqa: FBT001 - a field
+def test_persistence_that_is_not_reported_is_unknown(aof: bool | None, rdb: str | None, keeps: str) -> None:
     assert lines(nodes=(dataclasses.replace(UP, aof=aof, rdb=rdb), UP))[1].endswith(f"  {keeps}")
 
 
@@ -95,7 +95,7 @@ def test_a_long_reason_hides_no_other_node() -> None:
         ("é" * 513, False),
     ],
 )
-def test_only_what_can_be_the_name_of_a_resource_is_one(name: str, fits: bool) -> None:  # noqa: FBT001 - a column
+def test_only_what_can_be_the_name_of_a_resource_is_one(name: str, fits: bool) -> None:
     assert node_info.is_resource(name) is fits
 
 

@@ -98,7 +98,7 @@ def test_a_token_above_the_proposal_is_doubted() -> None:
         ([6, 7, 8, 9, 10], True),
     ],
 )
-def test_a_quorum_with_one_token_ends_the_doubt(fences: list[int], is_over: bool) -> None:  # noqa: FBT001 - a parameter
+def test_a_quorum_with_one_token_ends_the_doubt(fences: list[int], is_over: bool) -> None:
     one = tally()
     one.doubted = {place: granted(fence) for place, fence in enumerate(fences)}
     assert one.is_doubt_over is is_over

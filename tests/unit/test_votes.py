@@ -176,7 +176,7 @@ def test_where_nobody_named_a_holder_there_is_none(vote: Vote) -> None:
         ([denied("", 50)] * 5, True),
     ],
 )
-def test_only_the_same_holder_on_a_quorum_counts_as_held(votes: list[Vote], held: bool) -> None:  # noqa: FBT001
+def test_only_the_same_holder_on_a_quorum_counts_as_held(votes: list[Vote], held: bool) -> None:
     assert round_result(*votes).held_by_a_quorum is held
 
 
@@ -218,10 +218,7 @@ def test_free_in_agrees_with_letting_the_keys_run_out_one_by_one() -> None:
         ([DEAD], False),
     ],
 )
-def test_a_quorum_is_reachable_if_enough_nodes_may_vote(
-    votes: list[Vote],
-    reachable: bool,  # noqa: FBT001
-) -> None:
+def test_a_quorum_is_reachable_if_enough_nodes_may_vote(votes: list[Vote], reachable: bool) -> None:
     assert round_result(*votes).reachable is reachable
 
 
@@ -314,7 +311,7 @@ def test_votes_and_round_results_cannot_be_changed() -> None:
         ([timed_out("late"), granted(), denied(), denied(), denied()], False),
     ],
 )
-def test_an_attempt_may_look_won_by_what_was_not_heard(votes: list[Vote], looks_won: bool) -> None:  # noqa: FBT001 - a parameter
+def test_an_attempt_may_look_won_by_what_was_not_heard(votes: list[Vote], looks_won: bool) -> None:
     assert round_result(*votes).may_look_won is looks_won
 
 
@@ -333,7 +330,7 @@ def test_a_node_has_answered_if_it_voted_or_told_its_time() -> None:
         ([DEAD, UNANSWERED, silent("abstains")], False),
     ],
 )
-def test_a_lock_is_only_reserved_if_no_node_names_a_holder(votes: list[Vote], only_reserved: bool) -> None:  # noqa: FBT001 - a parameter
+def test_a_lock_is_only_reserved_if_no_node_names_a_holder(votes: list[Vote], only_reserved: bool) -> None:
     assert round_result(*votes).is_only_reserved is only_reserved
 
 
