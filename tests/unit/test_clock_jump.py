@@ -50,14 +50,6 @@ def test_a_jump_is_reported_once() -> None:
     assert detector.jumps == 1
 
 
-def test_a_slow_reply_widens_nothing_that_is_known() -> None:
-    """A round trip of a second bounds the offset badly; the earlier bounds still hold."""
-    detector = ClockJumpDetector()
-    detector.observe(50_000, 1_000, 1_001)
-    detector.observe(50_500, 1_001, 2_001)
-    assert detector.observe(51_002 + 40, 2_002, 2_003) > 0
-
-
 def test_a_small_jump_after_a_busy_hour_is_seen() -> None:
     """Replies without new bounds do not change the time of the last good bound."""
     detector = ClockJumpDetector()
@@ -80,6 +72,7 @@ def test_a_jump_is_more_than_rounding_and_drift_explain(later_ms: int, drift_ms:
 
 @pytest.mark.parametrize("jump", [20, -20])
 def test_a_slow_reply_widens_neither_bound(jump: int) -> None:
+    """A round trip of seconds bounds the offset badly; the earlier bounds still hold."""
     detector = ClockJumpDetector()
     detector.observe(50_000, 1_000, 1_000)
     assert detector.observe(51_000, 1_001, 3_001) == 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import Celery
 from celery.events.state import State
 
-from redlock import Lease, _log
+from redlock import _log
 from redlock.celery import expiry, task_events
 from redlock.celery.task_events import NO_EVENTS, Sender, TaskEventEmitter, emitter_for, wait_listeners
 from tests.no_threads import no_thread
@@ -29,13 +30,7 @@ def quiet(self: Any) -> None:  # noqa: ANN401 - Celery is untyped
     """A task that sends no events."""
 
 
-class FakeLease:
-    """The attributes of a lease that events read."""
-
-    resource, fence, waited_ms = "account:42", 7, 12
-
-
-LEASE = cast("Lease", FakeLease())
+LEASE: Any = SimpleNamespace(resource="account:42", fence=7, waited_ms=12)
 
 
 class Listener:
@@ -48,6 +43,17 @@ class Listener:
     def __call__(self, name: str, **fields: object) -> None:
         self.heard.append(name)
         self.fields.append(fields)
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+def run(listener: Listener) -> TaskEventEmitter:
+    """The events of a task that tells of no free lock."""
+    return TaskEventEmitter(listener, uncontended=False)
 
 
 @pytest.fixture
@@ -66,9 +72,7 @@ def in_a_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]
         task.pop_request()
 
 
-def test_a_wait_is_told_once_however_often_the_task_tries() -> None:
-    listener = Listener()
-    run = TaskEventEmitter(listener, uncontended=False)
+def test_a_wait_is_told_once_however_often_the_task_tries(listener: Listener, run: TaskEventEmitter) -> None:
     with wait_listeners(run):
         for _ in range(3):
             _log.debug("retry", resource="account:42", holder="task-9@h (01234567)")
@@ -77,17 +81,17 @@ def test_a_wait_is_told_once_however_often_the_task_tries() -> None:
     assert (fields["lock_resource"], fields["lock_holder"]) == ("account:42", "task-9@h (01234567)")
 
 
-def test_a_wait_is_told_before_the_first_attempt() -> None:
-    listener = Listener()
-    with wait_listeners(TaskEventEmitter(listener, uncontended=False)):
+def test_a_wait_is_told_before_the_first_attempt(listener: Listener, run: TaskEventEmitter) -> None:
+    with wait_listeners(run):
         _log.info("waiting", resource="account:42", holder="-")
     assert listener.heard == ["task-lock-waiting"]
 
 
-def test_a_new_holder_is_told_but_not_each_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    listener, now = Listener(), 100.0
+def test_a_new_holder_is_told_but_not_each_of_many(
+    listener: Listener, run: TaskEventEmitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
     monkeypatch.setattr(time, "time", lambda: now)
-    run = TaskEventEmitter(listener, uncontended=False)
     for at, holder in ((100.0, "-"), (100.1, "a"), (100.2, "b"), (101.2, "-"), (101.3, "c"), (103.0, "c")):
         now = at
         run.waiting("account:42", holder)
@@ -98,9 +102,7 @@ def test_a_new_holder_is_told_but_not_each_of_many(monkeypatch: pytest.MonkeyPat
     ]
 
 
-def test_a_wait_that_is_none_of_this_tasks_is_not_told() -> None:
-    listener = Listener()
-    run = TaskEventEmitter(listener, uncontended=False)
+def test_a_wait_that_is_none_of_this_tasks_is_not_told(listener: Listener, run: TaskEventEmitter) -> None:
     with wait_listeners(run):
         other = threading.Thread(target=_log.debug, args=("retry",), kwargs={"resource": "x", "holder": "y"})
         other.start()
@@ -117,23 +119,13 @@ def test_a_lock_that_was_free_is_told_only_where_everything_is() -> None:
         assert listener.heard == heard
 
 
-def test_after_a_wait_acquired_and_lost_are_sent() -> None:
-    listener = Listener()
-    run = TaskEventEmitter(listener, uncontended=False)
+def test_after_a_wait_acquired_and_lost_are_sent(listener: Listener, run: TaskEventEmitter) -> None:
     run.waiting("account:42", "-")
     run.acquired(LEASE)
     run.lost(LEASE)
     assert listener.heard == ["task-lock-waiting", "task-lock-acquired", "task-lock-lost"]
+    assert all(name.startswith("lock_") for fields in listener.fields for name in fields), "as no field of Celery's"
     assert listener.fields[1] == {"lock_resource": "account:42", "lock_fence": 7, "lock_waited_ms": 12}
-
-
-def test_no_field_can_overwrite_what_celery_knows_of_the_task() -> None:
-    listener = Listener()
-    run = TaskEventEmitter(listener, uncontended=True)
-    run.waiting("account:42", "-")
-    run.acquired(LEASE)
-    run.lost(LEASE)
-    assert all(name.startswith("lock_") for fields in listener.fields for name in fields)
 
 
 def test_a_worker_that_sends_task_events_tells_of_its_tasks(in_a_worker: Callable[..., Any]) -> None:

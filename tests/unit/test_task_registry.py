@@ -6,26 +6,20 @@ import json
 import os
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import pytest
 
-from redlock import Lease, _log
+from redlock import _log
 from redlock.celery import task_events, task_registry
 from redlock.celery.task_registry import TaskLockEntry, TaskLockRegistry
 
-if TYPE_CHECKING:
-    from celery import Task
+LEASE: Any = SimpleNamespace(resource="account:42", fence=7)
 
 
-class FakeLease:
-    """The attributes of a request that the registry reads."""
-
-    resource, fence = "account:42", 7
-
-
-LEASE = cast("Lease", FakeLease())
-TASK = cast("Task", SimpleNamespace(request=SimpleNamespace(id="id-1"), name="shop.close"))
+def task(task_id: str | None = "id-1") -> Any:  # noqa: ANN401 - as much of a task as the registry reads
+    """A task with this id."""
+    return SimpleNamespace(request=SimpleNamespace(id=task_id), name="shop.close")
 
 
 @pytest.fixture
@@ -199,7 +193,7 @@ def test_outside_of_a_worker_a_process_has_no_slot() -> None:
 
 def test_an_entry_names_its_task_and_its_beginning(child: TaskLockRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 1_795_842_001.9996)
-    entry = TaskLockEntry(TASK)
+    entry = TaskLockEntry(task())
     entry.acquired(LEASE)
     assert list(child._entries.values()) == [
         {
@@ -212,7 +206,7 @@ def test_an_entry_names_its_task_and_its_beginning(child: TaskLockRegistry, monk
             "fence": 7,
         }
     ]
-    unsent = TaskLockEntry(cast("Task", SimpleNamespace(request=SimpleNamespace(id=None), name="shop.close")))
+    unsent = TaskLockEntry(task(None))
     assert unsent._about == {"task": None, "name": "shop.close"}
 
 
@@ -230,7 +224,7 @@ def test_the_oldest_entry_of_all_processes_comes_first(
 @pytest.fixture
 def in_body(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The body of a task, which waits for a lock of its own."""
-    monkeypatch.setattr(task_registry, "current_task", TASK)
+    monkeypatch.setattr(task_registry, "current_task", task())
     yield
     task_registry._wait_in_body.set(None)
 
@@ -285,8 +279,7 @@ LONG_NAMES = ", ".join("\U0001f512" * 256 for _ in range(20))
 
 @pytest.mark.parametrize("task_id", ["x" * 20_000, "\U0001f512" * 20_000, "\ud800" * 20_000])
 def test_no_task_id_and_no_name_hides_a_lock(child: TaskLockRegistry, task_id: str) -> None:
-    task = cast("Task", SimpleNamespace(request=SimpleNamespace(id=task_id), name="close"))
-    entry = TaskLockEntry(task)
+    entry = TaskLockEntry(task(task_id))
     entry.waiting(LONG_NAMES, "\U0001f512" * 255)
     ((state, resource),) = seen_from_main(child)
     assert (state, str(resource)[:256]) == ("waits", LONG_NAMES[:256])
