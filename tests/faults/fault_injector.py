@@ -15,15 +15,12 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from redis.exceptions import RedisError
-
 from redlock.testing.redis_server import Server
 from tests.faults.clocks import Clock
 from tests.faults.cluster_fixture import PREFIX, TTL, ClusterFixture
 from tests.faults.plan import Fault
-from tests.faults.servers import erase, is_up, revive, save
+from tests.faults.servers import ask, erase, is_up, revive
 from tests.integration.processes import children
-from tests.integration.tools import raw
 from tests.integration.worker_fixture import Worker
 from tests.proxy import Proxy
 
@@ -109,7 +106,7 @@ def freeze_node(injector: FaultInjector, *places: int) -> Callable[[], None]:
 def restart_node(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Kill a node after a snapshot, and start the node at once."""
     server = injector.server(place)
-    save(server)
+    ask(server, lambda redis: redis.save())
     server.kill()
     server.start()
     return lambda: None
@@ -118,7 +115,7 @@ def restart_node(injector: FaultInjector, place: int) -> Callable[[], None]:
 def snapshot_node(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Take a snapshot of a node now; at the end, kill the node and restore that snapshot."""
     server = injector.server(place)
-    save(server)
+    ask(server, lambda redis: redis.save())
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(server.directory / "dump.rdb", server.directory / "old.rdb")
 
@@ -132,22 +129,14 @@ def snapshot_node(injector: FaultInjector, place: int) -> Callable[[], None]:
 
 def flush_node(injector: FaultInjector, place: int) -> Callable[[], None]:
     """FLUSHALL."""
-    server = injector.server(place)
-    if is_up(server):
-        server.thaw()
-        with raw(server) as redis, contextlib.suppress(RedisError):
-            redis.flushall()
+    ask(injector.server(place), lambda redis: redis.flushall())
     return lambda: None
 
 
 def delete_key(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Delete a lock on three nodes: two holders at once, kept apart only by the fence."""
     for number in range(3):
-        server = injector.server(place + number)
-        if is_up(server):
-            server.thaw()
-            with raw(server) as redis, contextlib.suppress(RedisError):
-                redis.delete(*(PREFIX + name for name in injector.names))
+        ask(injector.server(place + number), lambda redis: redis.delete(*(PREFIX + name for name in injector.names)))
     return lambda: None
 
 

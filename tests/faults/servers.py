@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Callable
 
+from redis import Redis
 from redis.exceptions import RedisError
 
 from redlock.testing.redis_server import Server
@@ -35,9 +37,9 @@ def erase(server: Server, keep: str | None = None) -> None:
         shutil.copy(server.directory / keep, server.directory / "dump.rdb")
 
 
-def save(server: Server) -> None:
-    """Save a snapshot of a running server."""
+def ask(server: Server, act: Callable[[Redis], object]) -> None:
+    """Let a client of a running server do this, as far as the server answers."""
     if is_up(server):
         server.thaw()
         with raw(server) as redis, contextlib.suppress(RedisError):
-            redis.save()
+            act(redis)
