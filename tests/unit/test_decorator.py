@@ -14,6 +14,7 @@ from redlock import ConfigurationError, NotHeld
 from redlock.admin.visibility_timeout import is_locked
 from redlock.celery import current_lease, decorator, locked, pools, worker_start
 from redlock.celery.decorator import _max_hold_ms
+from tests.unit.locked_tasks import called_class
 
 APP = Celery(set_as_current=False)
 
@@ -263,17 +264,7 @@ class Batch(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
     abstract = True
 
 
-class CalledTask(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
-    """A base class of tasks with the lock round all of them."""
-
-    abstract = True
-
-    @locked("x", ttl=20)
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        return self.run(*args, **kwargs)
-
-
-class CalledBatch(CalledTask, Batch):
+class CalledBatch(called_class(), Batch):  # type: ignore[misc]  # as above
     """The same for batches."""
 
     abstract = True
@@ -316,7 +307,7 @@ def test_a_worker_refuses_a_ttl_that_no_run_could_have() -> None:
 def test_a_worker_refuses_a_ttl_of_a_lock_on_the_call() -> None:
     app = Celery(set_as_current=False)
     app.conf.update(redlock_max_ttl=6.0)
-    app.task(shared=False, name="long", base=CalledTask)(body)
+    app.task(shared=False, name="long", base=called_class(ttl=20))(body)
     with pytest.raises(SystemExit, match=r"^@locked on long: ttl is 20 s, longer than max_ttl"):
         worker_start.refuse(app)
 

@@ -21,6 +21,7 @@ from redlock import LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock
 from redlock.celery import current_lease, decorator, locked, lost_lease, pools, task_registry
 from redlock.celery.delivery import SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import REQUEUES
+from tests.unit.locked_tasks import called_class
 
 APP = Celery("runs", set_as_current=False, broker="memory://")
 NUMBERS = itertools.count()
@@ -381,16 +382,6 @@ class Refund(Charge):
         super().run()
 
 
-class Called(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
-    """A base class of tasks with the lock round all of them."""
-
-    abstract = True
-
-    @locked("x")
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        return self.run(*args, **kwargs)
-
-
 def of_itself(_task: object) -> None:
     """The body of a bound task."""
 
@@ -403,7 +394,7 @@ WAYS: dict[str, Any] = {
         "function": through(locked("x")(of_itself)), "bind": True, "autoretry_for": (ValueError,)
     },
     "class": {"task": APP.register_task(Refund())},
-    "call": {"function": returning(1), "base": Called, "entry": "__call__"},
+    "call": {"function": returning(1), "base": called_class(), "entry": "__call__"},
 }  # fmt: skip
 
 

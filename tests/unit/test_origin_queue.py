@@ -12,6 +12,7 @@ from kombu.entity import Exchange, Queue, binding
 
 from redlock.celery import locked
 from redlock.celery.origin_queue import ORIGIN, Origin, _remember_the_origin, origin_of, way_back
+from tests.unit.locked_tasks import called_class
 
 DELAY = "0." * 27 + "1."
 SHOP, SYNC = Exchange("shop", type="topic"), Exchange("sync", type="direct")
@@ -160,21 +161,13 @@ def body() -> None:
     """The body of a task."""
 
 
-class Called(Task):  # type: ignore[misc]  # Celery is untyped
-    """A base class of tasks with the lock round all of them."""
-
-    @locked("x")
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        return self.run(*args, **kwargs)
-
-
 def test_the_queue_of_a_locked_task_is_marked_on_arrival() -> None:
     app = app_with(*QUEUES)
     message = SimpleNamespace(delivery_info={"exchange": "sync", "routing_key": "sync", "consumer_tag": "None2"})
     consumer = SimpleNamespace(task_consumer=SimpleNamespace(queues=QUEUES, _active_tags={"london": "None2"}))
     marked = Origin("london")
     cases: list[tuple[Any, type[Task], Origin | None]] = [
-        (body, Task, None), (locked("x")(body), Task, marked), (body, Called, marked)
+        (body, Task, None), (locked("x")(body), Task, marked), (body, called_class(), marked)
     ]  # fmt: skip
     for number, (function, base, origin) in enumerate(cases):
         task: Any = app.task(function, name=f"marked-{number}", base=base, shared=False)

@@ -11,6 +11,7 @@ from celery import Celery
 from redlock.admin import visibility_timeout
 from redlock.admin.visibility_timeout import Locked, findings, locked_tasks, timeout_of
 from redlock.celery import locked, worker_start
+from tests.unit.locked_tasks import called_class
 
 
 def body() -> None:
@@ -141,16 +142,9 @@ def test_a_lock_on_a_base_class_or_on_the_call_is_found() -> None:
             """The body of the base class."""
             super().run()
 
-    class Called(app.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
-        """A base class of tasks with the lock round all of them."""
-
-        @locked("x", wait=4.0)
-        def __call__(self, *args: object, **kwargs: object) -> object:
-            return self.run(*args, **kwargs)
-
     app.register_task(Charge())
     app.register_task(Refund())
-    app.task(shared=False, name="called", base=Called)(body)
+    app.task(shared=False, name="called", base=called_class(wait=4.0))(body)
     names = {"called", "charge", "refund"}
     found = [(task.name, task.wait) for task in locked_tasks(app, 5.0, 60) if task.name in names]
     assert found == [("called", 4.0), ("charge", 3.0), ("refund", 30.0), ("refund", 3.0)]
