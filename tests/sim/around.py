@@ -165,6 +165,4 @@ class LookingAround:
 
     def _forget(self, known: int) -> None:
         """The thread believes no more in the leases that it acquired here."""
-        worker = self._worker
-        new, worker.tokens[known:] = worker.tokens[known:], []
-        worker.client.believe_no_more(new)
+        self._worker.client.believe_no_more(self._worker.tokens, known)

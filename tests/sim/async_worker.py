@@ -244,8 +244,7 @@ class AsyncWorker:
                 async with client.redlock.lock(operation.names, reentrant=True) as inner:
                     # A lease that was lost is not shared.
                     assert inner.fence == lock.fence or len(self.tokens) > known
-                    new, self.tokens[known:] = self.tokens[known:], []
-                    client.believe_no_more(new)
+                    client.believe_no_more(self.tokens, known)
             case 1:
                 await lock.owned()
             case 2:
@@ -267,8 +266,7 @@ class AsyncWorker:
             return
         finally:
             self.held = None
-        new, self.tokens[known:] = self.tokens[known:], []
-        self.client.believe_no_more(new)
+        self.client.believe_no_more(self.tokens, known)
         await again.release()
 
     async def _perform(self, requests: Requests[bool]) -> bool:

@@ -145,13 +145,13 @@ class Client(Machine):
         """The client knows that a lease is lost."""
         self.world.note("lost", self.name, grant.fence, why)
 
-    def believe_no_more(self, tokens: list[str]) -> None:
-        """A thread no longer believes that these leases are valid, from before the release is sent."""
-        for token in tokens:
+    def believe_no_more(self, tokens: list[str], known: int = 0) -> None:
+        """A thread believes only in the first so many of its leases, from before the release of the others is sent."""
+        for token in tokens[known:]:
             lease = self.believed.pop(token)
             lease.end = min(lease.end, self.world.now)
             self.world.note("release", self.name, lease.fence)
-        tokens.clear()
+        del tokens[known:]
 
     def check_error(self, error: BaseException) -> None:
         """Only a process that lacked threads or sockets may raise another error than those of the package."""

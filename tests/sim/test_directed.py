@@ -224,11 +224,11 @@ def test_13_a_wake_up_is_passed_on_by_who_stops_waiting() -> None:
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     hand.run(protocol.release(c1))
     node = hand.nodes[A]
-    wake, key = hand.lua._compile(codec.Script.load("wake").source.decode()), codec.wake_key("a")
+    key = codec.wake_key("a")
     node.delete(key)
     assert hand.wake_ups() == {B, C, D, E}, "somebody took it on A"
-    assert node._server.run(wake, node.time_ms(), 1, key, "5000")[1] == 1
-    assert node._server.run(wake, node.time_ms(), 1, key, "5000")[1] == 0, "at most one lies on a node"
+    assert node.run_words(hand.lua.wake, 1, (key, "5000")) == [1]
+    assert node.run_words(hand.lua.wake, 1, (key, "5000")) == [0], "at most one lies on a node"
     assert hand.wake_ups() == ALL
     hand.wait(5_001)
     assert A not in hand.wake_ups(), "and it expires"
