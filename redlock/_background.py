@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from redlock import _log, _threads
 from redlock._clock import now_ms
 from redlock._mutex import Mutex
+from redlock.errors import NoThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +129,7 @@ class Callbacks:
         if turn is not None:
             try:
                 _threads.start_for_application(functools.partial(self._run, turn), "redlock-on-lost")
-            except _threads.NoThread as error:
+            except NoThread as error:
                 turn.end()
                 # The caller has its own error to raise. The next call tries again, for this function too.
                 _log.failure("on-lost-failed", error, resource=resource)

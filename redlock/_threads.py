@@ -22,6 +22,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from redlock._process import signals
+from redlock.errors import ConfigurationError, NoThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,16 +37,12 @@ _application = threading.local()
 """In a thread of the lock, `blocked` are the signals that the starting thread blocks."""
 
 
-class NoThread(RuntimeError):
-    """The process cannot start a thread now: at the limit of its container or user, or at the end of the process."""
-
-
 def start(target: Callable[[], object], name: str) -> threading.Thread:
     """Start a thread of the lock.
 
     Raises:
         NoThread: The process cannot start a thread now.
-        RuntimeError: The subinterpreter allows no daemon thread.
+        ConfigurationError: The subinterpreter allows no daemon thread.
     """
     return _started(functools.partial(_without_signals, target), name)
 
@@ -54,7 +51,7 @@ def start_for_application(target: Callable[[], object], name: str) -> threading.
     """Start a thread that calls code of the application.
 
     Raises:
-        NoThread, RuntimeError: As `start`.
+        NoThread, ConfigurationError: As `start`.
     """
     blocked = getattr(_application, "blocked", None)
     return _started(target if blocked is None else functools.partial(_with_signals, blocked, target), name)
@@ -65,7 +62,7 @@ def _started(target: Callable[[], object], name: str) -> threading.Thread:
         target = functools.partial(contextvars.Context().run, target)
         thread = threading.Thread(target=target, name=name, daemon=True)
     except RuntimeError:
-        raise RuntimeError(
+        raise ConfigurationError(
             "the lock needs daemon threads, which this subinterpreter does not allow; "
             "use the lock in the main interpreter or in another process"
         ) from None

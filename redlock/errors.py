@@ -5,6 +5,7 @@
         ├── ConfigurationError            the call or the settings are wrong; waiting will not help.
         ├── LockContended                 another client holds the lock.
         ├── QuorumUnavailable             too few nodes answered.
+        ├── NoThread                      this process can start no thread.
         ├── NotHeld                       release or extension of a lock that the caller does not hold.
         ├── LockLost                      the lease ended too early (also a LockNotOwnedError).
         └── Stale                         the fenced store has seen a newer token.
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigurationError",
     "LockContended",
     "LockLost",
+    "NoThread",
     "NotHeld",
     "QuorumUnavailable",
     "RedlockError",
@@ -100,6 +102,10 @@ class QuorumUnavailable(RedlockError):
         )
         self.args = (resource, needed, nodes, dict(reasons))
         self.resource, self.needed, self.nodes, self.reasons = resource, needed, nodes, dict(reasons)
+
+
+class NoThread(RedlockError):
+    """This process can start no thread now: at the limit of its container or user, or at the end of the process."""
 
 
 class LockLost(RedlockError, LockNotOwnedError):

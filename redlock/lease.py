@@ -26,7 +26,7 @@ from redlock._locking.acquisition import Acquisition
 from redlock._locking.driver import ThreadsDriver
 from redlock._locking.lease_steps import LeaseSteps
 from redlock._transport.pool import AllInUse
-from redlock.errors import LockLost, NotHeld
+from redlock.errors import LockLost, NotHeld, NoThread
 
 __all__ = ["Lease"]
 
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from redlock._transport.threads import ConnectionSet
 
 _RELEASE_SECONDS = 0.08
+_NO_THREAD = (
+    "this process can't start a thread to renew the lease; "
+    "raise its limit of threads, ulimit -u or the limit of pids of its container"
+)
 
 
 class Lease(LeaseSteps):
@@ -67,6 +71,7 @@ class Lease(LeaseSteps):
         Raises:
             LockContended: Other clients held the lock until the limit.
             QuorumUnavailable: Too few nodes voted at the limit; without a limit, for one TTL.
+            NoThread: This process can start no thread for the renewal.
             ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
         if acquire_timeout_ms is not None:
@@ -78,11 +83,16 @@ class Lease(LeaseSteps):
     def _accept_grant(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         self._connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms
         held_leases.add(self)
-        if self._is_renewed:
-            self._context.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
-        elif self._on_lost is not None:
-            self._watch()
-        # Last: without a thread for the renewal, the attempt fails and is cancelled.
+        try:
+            if self._is_renewed:
+                self._context.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
+            elif self._on_lost is not None:
+                self._watch()
+        except NoThread:
+            # The attempt is cancelled.
+            error = NoThread(f"lock {self.resource!r} is not acquired: {_NO_THREAD}", self.resource)
+            self._context.event_log.refused(self._owner_label, grant.round_result, error)
+            raise error from None
         self._context.event_log.acquired(self.resource, grant, waited_ms)
 
     def _undo(self) -> None:

@@ -85,6 +85,7 @@ class Lock:
 
         Raises:
             QuorumUnavailable: Too few nodes voted until the limit; without a limit, for one TTL.
+            NoThread: This process can start no thread for `on_lost`.
             RedlockError: This thread holds the lock already, `reentrant` is off, and the wait has no limit: the thread
                 would wait for itself. Also inside a running asyncio event loop.
             ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
@@ -238,6 +239,7 @@ class Lock:
         Raises:
             LockContended: Other clients held the lock until the end of `blocking_timeout`.
             QuorumUnavailable: Too few nodes voted.
+            NoThread: This process can start no thread to renew the lease.
         """
         lease, acquire_timeout_ms = self._new_lease(None, None, is_block=True)
         try:

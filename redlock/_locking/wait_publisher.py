@@ -18,6 +18,7 @@ from redlock import _threads
 from redlock._locking import wait_report
 from redlock._transport.exchange import pack
 from redlock._transport.node import ERRORS, UnsuitableNode
+from redlock.errors import NoThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ class WaitPublisher:
             try:
                 if self._thread is None:
                     self._thread = _threads.start(self._run, "redlock-waits")
-            except _threads.NoThread:
+            except NoThread:
                 # The wait itself needs no thread.
                 pass
             finally:

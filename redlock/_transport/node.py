@@ -24,7 +24,6 @@ from redlock import _threads
 from redlock._clock import now_ms
 from redlock._compat import ReplyError, connection_options
 from redlock._escaping import escape, statement
-from redlock._threads import NoThread
 from redlock._transport import address, codec, node_info
 from redlock._transport.decoder import explain
 from redlock._transport.dial import open_socket
@@ -32,7 +31,7 @@ from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node_health import NodeHealth
 from redlock._transport.reply_reader import UnreadableReply
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
-from redlock.errors import ConfigurationError
+from redlock.errors import ConfigurationError, NoThread
 
 if TYPE_CHECKING:
     import socket
@@ -43,7 +42,7 @@ DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
 
 DIAL_TIMEOUTS = 4
 """The most node timeouts of a dial. With a quorum connected, a round waits for a single node timeout at most."""
-ERRORS = (OSError, RedisError, ConnectionFailed, UnreadableReply, NoThread)
+ERRORS = (OSError, RedisError, ConnectionFailed, UnreadableReply)
 """The errors of a dial or an exchange, beside `UnsuitableNode`."""
 
 _RUN_ID = re.compile(r"[0-9A-Za-z]{1,64}")

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, TypeVar
 from redlock._clock import now_ms
 from redlock._core import protocol
 from redlock._core.vote_tally import unasked
-from redlock._threads import NoThread
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock._transport.connections import RELEASE_MS
 from redlock._transport.threads import ConnectionSet
+from redlock.errors import NoThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

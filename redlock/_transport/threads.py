@@ -20,10 +20,10 @@ from redlock._clock import monotonic, now_ms
 from redlock._core import protocol
 from redlock._core.commands import Acquire, Release, Wait
 from redlock._mutex import Mutex
-from redlock._threads import NoThread
 from redlock._transport.connections import RELEASE_MS, NodeConnections
 from redlock._transport.pending_releases import MOST_PENDING, PendingRelease, PendingReleases
 from redlock._transport.sockets import Sockets
+from redlock.errors import NoThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -3,7 +3,7 @@
 Invariants:
 1. No task is lost. A requeued task is the same message (`redlock.celery.delivery`). If the message can't be sent,
    the task keeps waiting in its slot and sends the message again later.
-2. A missing quorum is never a skip: the answers do not show whether another task does the work.
+2. A missing quorum or thread is never a skip: the error does not show whether another task does the work.
 3. A direct or eager call has no queue to return to, so the call raises. The same holds for a call from the body of a
    task: the message is that task's.
 4. A redelivered copy whose first copy still runs is no competitor. The copy goes back to the queue in all three modes,

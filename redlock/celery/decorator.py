@@ -38,7 +38,7 @@ from redlock.celery.delivery import Delivery
 from redlock.celery.lock_key import KeySpec, keys
 from redlock.celery.owner_label import owner_label
 from redlock.celery.worker_start import UNFINISHED
-from redlock.errors import LockContended, NotHeld, QuorumUnavailable, RedlockError, Stale
+from redlock.errors import LockContended, NotHeld, NoThread, QuorumUnavailable, RedlockError, Stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +107,7 @@ def locked(
         on_conflict: The action at the end of the wait. `"requeue"` sends the task back to the queue with jittered
             backoff and leaves the count of retries alone. `"skip"` returns a value with the status "skipped".
             `"raise"` raises `LockContended`. Without a quorum of votes, `"requeue"` requeues, and the other two
-            raise `QuorumUnavailable`.
+            raise `QuorumUnavailable`. The same holds for `NoThread`, because another worker may have threads.
         max_requeues: How often a task goes back to the queue before it raises, 0 or more; None without a limit. With
             an expiry, a task also raises if it could only return after its expiry.
         max_hold: Seconds until the renewal of the lease ends. Default: the task's hard time limit in the prefork
@@ -229,7 +229,7 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
         while True:
             try:
                 lease.acquire(wait_ms)
-            except (LockContended, QuorumUnavailable) as error:
+            except (LockContended, QuorumUnavailable, NoThread) as error:
                 skipped = policy.apply(error, delivery)
                 if skipped is not None:
                     return skipped

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery import states
 from celery.signals import worker_init
 
-from redlock import _log, _threads
+from redlock import _log
 from redlock._background import Background
 from redlock._locking.caller_context import package_variable
 from redlock._process import after_fork_in_child
 from redlock.celery.owner_label import Attempt, attempt_of
+from redlock.errors import NoThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -192,7 +193,7 @@ class Sender:
         else:
             self._dropped += 1
         # Without a thread, the next event tries again: no event may fail the task.
-        with contextlib.suppress(_threads.NoThread):
+        with contextlib.suppress(NoThread):
             self._background.wake(0)
 
     def _work(self) -> None:

@@ -14,7 +14,6 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from redlock._threads import NoThread
 from redlock.cli.commands import BAD_INPUT, DECLINED, INTERRUPTED, NO_QUORUM, UNCHANGED
 from redlock.cli.output import close_streams, open_streams, say
 from redlock.cli.parser import command_parser
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
     except QuorumUnavailable as error:
         say(str(error))
         return NO_QUORUM
-    except (RedlockError, OSError, NoThread) as error:
+    except (RedlockError, OSError) as error:
         say(str(error))
         return BAD_INPUT
     except (KeyboardInterrupt, EOFError):

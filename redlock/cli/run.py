@@ -25,7 +25,7 @@ from redlock._process import signals
 from redlock._transport import address
 from redlock.cli.child_process import Program, Stopped
 from redlock.cli.output import reason_of, say
-from redlock.errors import ConfigurationError, LockContended, LockLost, QuorumUnavailable, RedlockError
+from redlock.errors import ConfigurationError, LockContended, LockLost, NoThread, QuorumUnavailable, RedlockError
 from redlock.settings import SECRETS
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: 
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
     try:
         watchdog = LeaseWatchdog(program, lease, grace, lost)
-    except _threads.NoThread as error:
+    except NoThread as error:
         # Nothing would end the program before the end of its lease.
         program.signal(signal.SIGKILL)
         program.wait()

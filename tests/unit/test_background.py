@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from redlock import _threads
+from redlock import NoThread, _threads
 from redlock._background import Background, Callbacks
 from redlock._clock import now_ms
 from redlock._transport.background_releaser import BackgroundReleaser
@@ -178,7 +178,7 @@ class UsedConnections:
 def test_a_release_is_not_taken_as_watched_without_a_thread() -> None:
     releaser, links = BackgroundReleaser(), UsedConnections()
     for _ in range(2):
-        with no_thread(), pytest.raises(_threads.NoThread):
+        with no_thread(), pytest.raises(NoThread):
             releaser.watch(links)  # type: ignore[arg-type]  # the part that it uses
 
 
@@ -220,5 +220,5 @@ def test_a_subinterpreter_without_daemon_threads_says_so() -> None:
         )
     finally:
         interpreters.destroy(interpreter)
-    assert failure.type.__name__ == "RuntimeError"
+    assert failure.type.__name__ == "ConfigurationError"
     assert failure.msg.startswith("the lock needs daemon threads, which this subinterpreter does not allow")

@@ -13,7 +13,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError, OperationalError
 
-from redlock import ConfigurationError, LockContended, QuorumUnavailable, Stale
+from redlock import ConfigurationError, LockContended, NoThread, QuorumUnavailable, RedlockError, Stale
 from redlock.celery import pools
 from redlock.celery.conflict_policy import Policy, _longest
 from redlock.celery.delivery import SINCE, Delivery, Returned
@@ -77,11 +77,12 @@ def test_a_skipped_task_returns_the_reason(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.messages == ["skipped resource=account:42 holder='task-1@host (01234567)'"]
 
 
+@pytest.mark.parametrize("error", [NO_QUORUM, NoThread("no thread")], ids=["no quorum", "no thread"])
 @pytest.mark.parametrize("on_conflict", ["skip", "raise"])
-def test_too_few_votes_are_never_a_skip(on_conflict: str) -> None:
-    """The answers do not show whether another task does the work."""
-    with pytest.raises(QuorumUnavailable):
-        policy(on_conflict).apply(NO_QUORUM, None)
+def test_an_unknown_holder_is_never_a_skip(on_conflict: str, error: RedlockError) -> None:
+    """The error does not show whether another task does the work."""
+    with pytest.raises(type(error)):
+        policy(on_conflict).apply(error, None)
 
 
 def test_the_mode_raise_raises_the_given_error(running: Deliver, sent: Sent) -> None:

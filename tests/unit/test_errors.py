@@ -11,7 +11,16 @@ from celery import Celery
 from celery.backends.base import Backend
 from redis.exceptions import LockError, LockNotOwnedError
 
-from redlock import ConfigurationError, LockContended, LockLost, NotHeld, QuorumUnavailable, RedlockError, Stale
+from redlock import (
+    ConfigurationError,
+    LockContended,
+    LockLost,
+    NotHeld,
+    NoThread,
+    QuorumUnavailable,
+    RedlockError,
+    Stale,
+)
 
 ERRORS = [
     ConfigurationError("this is wrong"),
@@ -19,6 +28,7 @@ ERRORS = [
     LockContended("account:42"),
     QuorumUnavailable("account:42", 3, 5, {"127.0.0.1:1": "connection refused", "h:2/1": "no answer within 100 ms"}),
     NotHeld("not held", "account:42"),
+    NoThread("this process can't start a thread", "account:42"),
     LockLost("account:42", "its 5 s are over"),
     Stale("hits", 7, 9),
     Stale("hits", Decimal(7), Decimal(9)),

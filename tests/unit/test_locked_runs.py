@@ -17,7 +17,7 @@ from celery import Celery
 from celery._state import _task_stack
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 
-from redlock import LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, Stale, _log
+from redlock import LockContended, LockLost, NotHeld, NoThread, QuorumUnavailable, Redlock, Stale, _log
 from redlock.celery import current_lease, decorator, locked, lost_lease, pools, task_registry
 from redlock.celery.delivery import SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import REQUEUES
@@ -311,8 +311,8 @@ def test_a_stale_run_waits_until_the_broker_takes_it(client: Client, worker: Wor
 
 @pytest.mark.parametrize(
     "error",
-    [CONTENDED, QuorumUnavailable("x", 3, 5, {}), SoftTimeLimitExceeded()],
-    ids=["contended", "no quorum", "overtime"],
+    [CONTENDED, QuorumUnavailable("x", 3, 5, {}), NoThread("no thread", "x"), SoftTimeLimitExceeded()],
+    ids=["contended", "no quorum", "no thread", "overtime"],
 )
 def test_a_run_without_its_lock_goes_back(client: Client, worker: Worker, error: BaseException) -> None:
     client.acquiring = [error]

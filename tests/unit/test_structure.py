@@ -31,6 +31,7 @@ def test_the_public_names_are_this_list() -> None:
         "LockContended",
         "LockHolder",
         "LockLost",
+        "NoThread",
         "NotHeld",
         "Outcome",
         "QuorumUnavailable",
