@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
 from redlock._masking import quoted
-from redlock.admin.broker_address import AMQP
+from redlock.admin.broker_address import AMQP, urls
 from redlock.admin.diagnostics import Finding, warning
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _read(conf: Mapping[str, Any]) -> _Read:
         value = address(conf, name) or []
         for url in value if isinstance(value, list | tuple) else [value]:
             if isinstance(url, str):
-                read.urls.extend(filter(None, map(str.strip, url.split(";"))))
+                read.urls.extend(urls(url))
             else:
                 what = f"{name} {'holds' if isinstance(value, list | tuple) else 'is'} {type(url).__name__}"
                 read.faults.append((what, "write an address, or a list of addresses"))

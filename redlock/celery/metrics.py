@@ -62,6 +62,7 @@ _TIMES = {
     "redlock_hold_seconds": "Time from the acquisition of a lock to its release or its loss.",
 }
 _SIMPLE = {
+    "waiting": MetricSeries("redlock_contended_total"),
     "refused": MetricSeries("redlock_refused_total"),
     "requeued": MetricSeries("redlock_requeued_total"),
     "skipped": MetricSeries("redlock_skipped_total"),
@@ -71,7 +72,7 @@ _SIMPLE = {
 }
 _ENDS = ("lost", "released", "expired", "unknown")
 """The ends of a lease. The first one counts, so the rest of a body that has lost its lease is no part of its time."""
-EVENTS = {"acquired", "retry", "waiting", "wait-ended", "extended", "vote-missing", "clock-jump", *_SIMPLE, *_ENDS}
+EVENTS = {"acquired", "retry", "wait-ended", "extended", "vote-missing", "clock-jump", *_SIMPLE, *_ENDS}
 """The events of the log that are counted."""
 
 
@@ -84,7 +85,7 @@ class Metrics:
 
     def __init__(self, nodes: Sequence[str]) -> None:
         counters = [MetricSeries("redlock_acquired_total", "rounds", rounds) for rounds in ("1", "2")]
-        counters += [MetricSeries("redlock_contended_total"), *_SIMPLE.values()]
+        counters += _SIMPLE.values()
         each = ("redlock_votes_missing_total", "redlock_clock_jumps_total")
         counters += [MetricSeries(name, "node", node) for name in each for node in nodes]
         first = _WAITERS + 1
@@ -117,8 +118,7 @@ class Metrics:
             self._add(MetricSeries("redlock_votes_missing_total", "node", str(node)))
         if event in _SIMPLE:
             self._add(_SIMPLE[event])
-        elif event == "waiting":
-            self._add(MetricSeries("redlock_contended_total"))
+        if event == "waiting":
             self._wait(1)
         elif event == "wait-ended":
             self._wait(-1)
