@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from types import MappingProxyType, NoneType
+from types import NoneType
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -25,7 +25,6 @@ REDIS = {
     "redis+tls": "rediss",
 }
 """Celery's transports to a Redis, and the scheme of redis-py for each."""
-_NO_CONF: Mapping[str, Any] = MappingProxyType({})
 _PLAIN = (str, int, os.PathLike, NoneType)
 """The types of values that an address can hold."""
 _CERTIFICATE_CHECKS = {
@@ -41,7 +40,7 @@ def urls(broker: str) -> list[str]:
     return [part.strip() for part in broker.split(";") if part.strip()]
 
 
-def redis_url(url: str, conf: Mapping[str, Any] = _NO_CONF) -> str:
+def redis_url(url: str, conf: Mapping[str, Any]) -> str:
     """Return a broker address in the form of redis-py.
 
     Celery has a default host and port, another name for sockets, and its own options behind the question mark.

@@ -23,7 +23,7 @@ from redlock.errors import ConfigurationError
 from redlock.settings import EXPOSED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from redlock.admin.cluster_status import ClusterStatus
     from redlock.admin.node_state import NodeState
@@ -66,17 +66,18 @@ def check(
         resources=0,
     )
     findings = examine(status, settings)
-    brokers = _brokers(broker, app)
+    conf = {"broker_url": broker} if app is None else app.conf
+    brokers = _brokers(broker, conf)
     if app is not None and not brokers:
         what = "it was not checked: the app has no broker_url, and Celery takes amqp://guest@localhost"
         findings.append(warning("not-checked", "broker", what, "set broker_url, or give --broker"))
     for url in brokers:
-        findings += _broker(url, app, status, timeout)
+        findings += _broker(url, app, conf, status, timeout)
     tasks = [Locked("the settings", 0.0, settings.ttl, None)]
     if app is not None:
         _validation.own_code("the tasks of the Celery app can't be imported", app.loader.import_default_modules)
         tasks = visibility_timeout.locked_tasks(app, settings.ttl, app.conf.task_time_limit)
-    findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
+    findings += visibility_timeout.findings(conf, tasks)
     if store:
         findings += examine_server("store", _store(store, timeout), status)
     if database:
@@ -84,19 +85,19 @@ def check(
     return sort(findings)
 
 
-def _brokers(broker: str, app: Any) -> list[str]:
-    """The addresses of the broker, and those of the app for reading and for writing."""
+def _brokers(broker: str, conf: Mapping[str, Any]) -> list[str]:
+    """The addresses of the broker, and those of the configuration for reading and for writing."""
     # `get` leaves out Celery's default, which is broker_url. `visibility_timeout` reports values of a wrong type.
     found = [broker]
-    for name in () if app is None else ("broker_read_url", "broker_write_url"):
-        value = visibility_timeout.address(app.conf, name)
+    for name in ("broker_read_url", "broker_write_url"):
+        value = visibility_timeout.address(conf, name)
         found += value if isinstance(value, list | tuple) else [value]
     texts = [text for text in found if isinstance(text, str)]
     return list(dict.fromkeys(url for text in texts for url in broker_address.urls(text)))
 
 
-def _broker(url: str, app: Any, status: ClusterStatus, timeout: float) -> list[Finding]:
-    redis_url = broker_address.redis_url(url, *([] if app is None else [app.conf]))
+def _broker(url: str, app: Any, conf: Mapping[str, Any], status: ClusterStatus, timeout: float) -> list[Finding]:
+    redis_url = broker_address.redis_url(url, conf)
     if not redis_url:
         return broker_check.check(url, timeout, app)
     try:

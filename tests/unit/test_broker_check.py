@@ -34,7 +34,7 @@ from redlock.admin.diagnostics import Level
     ],
 )
 def test_a_redis_broker_is_found_as_celery_finds_it(broker: str, url: str) -> None:
-    assert broker_address.redis_url(broker) == url
+    assert broker_address.redis_url(broker, {}) == url
 
 
 REQUIRED = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca"}
