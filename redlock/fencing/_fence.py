@@ -61,8 +61,8 @@ class Transaction(Protocol):
     def commit(self, confirm: Callable[[], None]) -> None:
         """Commit right after `confirm`; listeners of a session run before, and may end the transaction."""
 
-    def rollback(self) -> None:
-        """Roll back; never raises because of a broken connection."""
+    def rollback(self, error: BaseException) -> None:
+        """Roll back after this error; never raises because of a broken connection."""
 
 
 class FencedSection(NamedTuple):
@@ -104,14 +104,14 @@ class Passed:
         """
         with self._block.ending(exc):
             if exc is not None:
-                self._transaction.rollback()
+                self._transaction.rollback(exc)
                 return
             try:
                 if not self._transaction.is_open():
                     raise ConfigurationError(_ENDED)
                 self._transaction.commit(self._confirm)
-            except BaseException:
-                self._transaction.rollback()
+            except BaseException as error:
+                self._transaction.rollback(error)
                 raise
 
     def _confirm(self) -> None:
@@ -154,7 +154,7 @@ def enter(transaction: Transaction, given: Given) -> Passed:
             transaction.prepare()
             return _passed(transaction, given)
         except BaseException as error:
-            transaction.rollback()
+            transaction.rollback(error)
             if isinstance(error, Stale):
                 _log.warning("STALE", resource=error.resource, token=error.token, seen=error.seen)
                 raise
@@ -181,7 +181,7 @@ def purge(transaction: Transaction, older_than: float, limit: int) -> None:
         transaction.execute(transaction.dialect.purge, {"seconds": math.ceil(seconds), "limit": limit})
         transaction.commit(lambda: None)
     except BaseException as error:
-        transaction.rollback()
+        transaction.rollback(error)
         explained = _explained(transaction, sql.code_of(error))
         if explained is not None:
             raise explained from error

@@ -64,7 +64,7 @@ class PsycopgTransaction:
         confirm()
         self._connection.commit()
 
-    def rollback(self) -> None:
+    def rollback(self, _error: BaseException) -> None:
         """Roll back; a broken connection has rolled back by itself."""
         with contextlib.suppress(Exception):
             self._connection.rollback()

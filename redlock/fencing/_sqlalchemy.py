@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from redlock.errors import ConfigurationError
 from redlock.fencing._fence import IN_TRANSACTION
-from redlock.fencing._sqlalchemy_connection import EndGuard, dialect_of, prepare, roll_back_driver, run
+from redlock.fencing._sqlalchemy_connection import EndGuard, dialect_of, drop_cursors, prepare, roll_back_driver, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,9 +61,11 @@ class _Transaction:
             self._owner.commit()
         self._end()
 
-    def rollback(self) -> None:
+    def rollback(self, error: BaseException) -> None:
         """Roll back, also a transaction that the body began; a broken connection has rolled back by itself."""
         try:
+            if self._connection is not None:
+                drop_cursors(self._connection, error)
             with contextlib.suppress(Exception):
                 self._owner.rollback()
             if self._connection is not None:

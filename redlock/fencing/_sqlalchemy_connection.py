@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
+import traceback
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from redlock.fencing._statements import Dialect
 
 _FENCED = "redlock_fenced"
+_WITH_CURSORS = {"sqlalchemy", "aiosqlite"}
 
 
 def dialect_of(bind: Engine | Connection) -> Dialect:
@@ -158,6 +161,26 @@ def roll_back_driver(connection: Connection) -> None:
     with contextlib.suppress(Exception):  # a broken connection has rolled back by itself
         if not connection.closed and not connection.invalidated:
             connection.connection.rollback()
+
+
+def drop_cursors(connection: Connection, error: BaseException | None) -> None:
+    """Drop the cursors of an invalidated connection: SQLite keeps its transaction while a cursor has unread rows.
+
+    The frames of SQLAlchemy and of the driver hold the cursor, in a cycle with the exception that invalidated the
+    connection, such as `CancelledError`. If the body has caught that, only the garbage collector finds the cycle.
+    """
+    if not connection.invalidated or dialect_of(connection) is not sql.SQLITE:
+        return
+    is_caught = True
+    while error is not None:
+        is_caught = is_caught and isinstance(error, Exception)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if str(frame.f_globals.get("__name__")).partition(".")[0] in _WITH_CURSORS:
+                with contextlib.suppress(RuntimeError):  # the frame is running
+                    frame.clear()
+        error = error.__context__
+    if is_caught:
+        gc.collect()
 
 
 def run(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
+from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.ext.asyncio import create_async_engine as create
+from sqlalchemy.orm import Session
 
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing.conformance import Lease
@@ -113,6 +116,36 @@ async def test_a_cancelled_body_is_rolled_back(engine: Engine) -> None:
             async with fenced(session, LEASE):
                 pass
     assert balance(engine) == 10
+
+
+@pytest.mark.parametrize(
+    ("start", "caught"),
+    [("INSERT INTO redlock_fence", False), ("SELECT account", False), ("SELECT account", True)],
+)
+async def test_a_cancelled_statement_frees_the_database(engine: Engine, start: str, *, caught: bool) -> None:
+    """For SQLite a closed connection is open while a cursor has unread rows."""
+    async with asynchronous(engine) as made:
+
+        def cancel_once(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if start in statement and not task.cancelling():
+                task.cancel()
+
+        async def body() -> None:
+            async with AsyncSession(made) as session, fenced(session, LEASE):
+                with contextlib.suppress(*[asyncio.CancelledError] * caught):
+                    await session.get_one(Account, "account")
+
+        event.listen(made.sync_engine, "before_cursor_execute", cancel_once)
+        gc.disable()
+        try:
+            task = asyncio.create_task(body())
+            with pytest.raises(PendingRollbackError if caught else asyncio.CancelledError):
+                await task
+            with Session(engine) as other, fenced(other, LATER):
+                other.get_one(Account, "account").value = 11
+        finally:
+            gc.enable()
+    assert balance(engine) == 11
 
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)

@@ -76,7 +76,7 @@ class Database:
         confirm()
         self.steps.append("commit")
 
-    def rollback(self) -> None:
+    def rollback(self, _error: BaseException) -> None:
         """As a transaction."""
         self.steps.append("rollback")
 

@@ -230,7 +230,7 @@ class DjangoTransaction:
             raise ConfigurationError(_fence.AFTER_THE_END)
         return execute(*call)
 
-    def rollback(self) -> None:
+    def rollback(self, _error: BaseException) -> None:
         """Roll back, where the block is still open."""
         self._end_refusal()
         atomic, self._atomic = self._atomic, None
