@@ -15,7 +15,7 @@ from redlock.testing.redis_server import Cluster, Server, cluster
 from tests.integration.browser import Browser
 from tests.integration.databases import has_mariadb, mariadb, postgresql
 from tests.integration.fence_adapters import mariadb_url, postgresql_url, sqlite_engine, with_accounts
-from tests.integration.tools import PATIENT, client_of, limit_releases
+from tests.integration.tools import PATIENT, client_of, limit_releases, new_server
 
 _COUNTS = {(3, 10): [False], (3, 11): [True, False]}.get(sys.version_info[:2], [True])
 """The ways to recognise a cancellation from outside: by counts, or by messages as in Python 3.10."""
@@ -50,12 +50,8 @@ def rival(nodes: Cluster) -> Iterator[Redlock]:
 @pytest.fixture
 def new_servers() -> Iterator[list[Server]]:
     """Three servers that no client and no operator knows."""
-    servers = [Server().start() for _ in range(3)]
-    try:
-        yield servers
-    finally:
-        for server in servers:
-            server.stop()
+    with new_server() as first, new_server() as second, new_server() as third:
+        yield [first, second, third]
 
 
 @pytest.fixture(scope="module")

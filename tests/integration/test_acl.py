@@ -42,6 +42,7 @@ from tests.integration.tools import (
     eventually,
     holders,
     label,
+    new_server,
     raw,
     raws,
     renew_now,
@@ -362,10 +363,8 @@ def test_a_client_without_a_password_keeps_no_memory(tmp_path: Path) -> None:
     assert len(rules) == 2
     users = tmp_path / "users.acl"
     users.write_text("\n".join([*rules, "user test on >SECRET ~* +@all\n"]).replace("SECRET", SECRET))
-    server = redis_server.Server(options=("--aclfile", str(users)))
     with contextlib.ExitStack() as stack:
-        stack.callback(server.stop)
-        path = label(server.start())
+        path = label(stack.enter_context(new_server("--aclfile", str(users))))
         for _ in range(30):
             client = stack.enter_context(socket.socket(socket.AF_UNIX))
             client.connect(path)

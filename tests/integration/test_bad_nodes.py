@@ -6,10 +6,9 @@ import logging
 import pickle
 import socket
 import socketserver
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -17,23 +16,21 @@ import pytest
 from redlock import QuorumUnavailable, Redlock
 from redlock._escaping import escape
 from redlock._transport.node import Node, UnsuitableNode, describe_failure
-from redlock.testing.redis_server import Cluster, Server, cluster, free_port
-from tests.integration.tools import CANARY, LASTING, client_of, eventually, holders, kill_all, label, raws, sixth_redis
+from redlock.testing.redis_server import Cluster, cluster, free_port
+from tests.integration.threads import serving
+from tests.integration.tools import (
+    CANARY,
+    LASTING,
+    client_of,
+    eventually,
+    is_free,
+    label,
+    new_server,
+    raws,
+    sixth_redis,
+)
 
 NAME = "device:5"
-
-
-@pytest.fixture
-def servers() -> Iterator[Callable[..., Server]]:
-    """Start a server of its own kind on a unix socket: `servers("--requirepass", "x")`."""
-    with ExitStack() as stack:
-
-        def start(*options: str) -> Server:
-            server = Server(options=options)
-            stack.callback(server.stop)
-            return server.start()
-
-        yield start
 
 
 @contextmanager
@@ -53,14 +50,9 @@ def no_redis(answer: Callable[[bytes], bytes | None]) -> Iterator[str]:
     class Listening(socketserver.ThreadingTCPServer):
         daemon_threads = True
 
-    with Listening(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"127.0.0.1:{listening.server_address[1]}"
-        finally:
-            listening.shutdown()
-            thread.join()
+    listening = Listening(("127.0.0.1", 0), Handler)
+    with serving(listening):
+        yield f"127.0.0.1:{listening.server_address[1]}"
 
 
 def reason(address: str, **options: Any) -> str:  # noqa: ANN401 - the options of a client
@@ -99,40 +91,28 @@ def test_a_socket_that_is_not_there() -> None:
     assert reason(f"unix:///nowhere/redis.sock?password={CANARY}") == "no such file or directory"
 
 
-def test_a_wrong_password(servers: Callable[..., Server]) -> None:
-    server = servers("--requirepass", "the right one")
-
-    assert reason(f"{server.url}?password={CANARY}") == "wrong user name or password"
+PASSWORD = ("--requirepass", "the right one")
+USER, LIMITED = f"?username=limited&password={CANARY}", ("--user", "limited", "on", f">{CANARY}")
 
 
-def test_a_wrong_user(servers: Callable[..., Server]) -> None:
-    server = servers("--requirepass", "the right one")
-
-    assert reason(f"{server.url}?username=nobody&password={CANARY}") == "wrong user name or password"
-
-
-def test_no_password_where_one_is_wanted(servers: Callable[..., Server]) -> None:
-    server = servers("--requirepass", CANARY)
-
-    assert reason(server.url) == "wants a password; put it into the node's URL"
-
-
-def test_a_user_who_may_not_run_scripts(servers: Callable[..., Server]) -> None:
-    server = servers("--user", "limited", "on", f">{CANARY}", "~*", "+@all", "-@scripting")
-
-    assert reason(f"{server.url}?username=limited&password={CANARY}") == "the user may not run what the lock needs"
+@pytest.mark.parametrize(
+    ("options", "address", "said"),
+    [
+        (PASSWORD, f"?password={CANARY}", "wrong user name or password"),
+        (PASSWORD, f"?username=nobody&password={CANARY}", "wrong user name or password"),
+        (("--requirepass", CANARY), "", "wants a password; put it into the node's URL"),
+        ((*LIMITED, "~*", "+@all", "-@scripting"), USER, "the user may not run what the lock needs"),
+        ((*LIMITED, "~device:*", "+@all"), USER, "the user may not run what the lock needs"),
+    ],
+    ids=["wrong password", "wrong user", "no password", "no scripts", "not the lock's own keys"],
+)
+def test_a_user_that_a_node_refuses(options: tuple[str, ...], address: str, said: str) -> None:
+    with new_server(*options) as server:
+        assert reason(f"{server.url}{address}") == said
 
 
-def test_a_user_who_may_not_touch_the_locks_own_keys(servers: Callable[..., Server]) -> None:
-    server = servers("--user", "limited", "on", f">{CANARY}", "~device:*", "+@all")
-
-    assert "may not" in reason(f"{server.url}?username=limited&password={CANARY}")
-
-
-def test_a_replica(servers: Callable[..., Server]) -> None:
-    with sixth_redis() as master:
-        server = servers("--replicaof", "127.0.0.1", str(master.port))
-
+def test_a_replica() -> None:
+    with sixth_redis() as master, new_server("--replicaof", "127.0.0.1", str(master.port)) as server:
         assert reason(server.url) == f"a replica of 127.0.0.1:{master.port}; lock nodes must be independent masters"
 
 
@@ -248,7 +228,7 @@ def test_a_key_of_another_type_at_the_locks_name(nodes: Cluster) -> None:
     assert caught.value.reasons == {label(server): why for server in nodes.servers[:3]}
     for redis in raws(nodes.servers[:3]):
         assert redis.lrange(NAME, 0, -1) == ["a list"]
-    eventually(lambda: holders(nodes.servers[3:], NAME) == [None, None], "nothing left on the good nodes")
+    eventually(lambda: is_free(nodes.servers[3:], NAME), "nothing left on the good nodes")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +294,8 @@ def test_nodes_with_passwords_work_and_reveal_nothing(caplog: pytest.LogCaptureF
             with client.lock(NAME) as lease:
                 assert lease.is_held
                 assert_no_secret(repr(client), repr(lease), repr(client._context.pool.nodes), str(client.holder(NAME)))
-            kill_all(nodes.servers)
+            for server in nodes.servers:
+                server.kill()
             with pytest.raises(QuorumUnavailable) as caught:
                 client.lock(NAME).acquire(blocking=False)
             assert_no_secret(str(caught.value), repr(caught.value), *caught.value.reasons)

@@ -267,7 +267,7 @@ def threads() -> list[str]:
 
 @pytest.mark.parametrize("options", [{"blocking": False}, {"blocking_timeout": 3.0}], ids=str)
 def test_connections_that_a_firewall_forgot_are_dialled_anew(nodes: Cluster, options: dict[str, float]) -> None:
-    with proxies(nodes.servers) as links, Redlock([link.url for link in links], ttl=9.0, node_timeout=2.2) as client:
+    with proxies(nodes.servers) as links, client_of([link.url for link in links]) as client:
         with client.lock("x"):
             pass
         for link in links:
@@ -279,7 +279,7 @@ def test_connections_that_a_firewall_forgot_are_dialled_anew(nodes: Cluster, opt
 def test_a_question_over_forgotten_connections_is_asked_again(nodes: Cluster) -> None:
     with (
         proxies(nodes.servers) as links,
-        Redlock([link.url for link in links], ttl=9.0, node_timeout=2.2) as client,
+        client_of([link.url for link in links]) as client,
         client.lock("x"),
     ):
         for link in links:

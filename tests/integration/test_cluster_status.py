@@ -16,7 +16,7 @@ from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import ClusterStatus, LockInfo, cluster_status
 from redlock.cli import main
-from redlock.testing.redis_server import Cluster, Server
+from redlock.testing.redis_server import Cluster
 from tests.integration.threads import started
 from tests.integration.tools import CANARY, client_of, eventually, kill_all, label, leased, raw, raws, stands_on_all
 from tests.proxy import proxies
@@ -311,12 +311,9 @@ def test_the_command_shows_it_as_a_table_and_as_json(
 
 
 def test_an_unsuitable_server_is_shown_too(nodes: Cluster) -> None:
-    replica = Server(options=("--replicaof", "127.0.0.1", "1"))
-    try:
-        replica.start()
-        node = cluster_status([replica.url, *nodes.urls[1:]], timeout=5.0).nodes[0]
-    finally:
-        replica.stop()
+    with raw(nodes[0]) as redis:
+        redis.replicaof("127.0.0.1", 1)
+    node = look(nodes).nodes[0]
     assert node.reachable
     assert node.role == "slave"
     assert node.reason.startswith("a replica of 127.0.0.1:1")

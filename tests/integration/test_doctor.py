@@ -20,7 +20,7 @@ from redlock.cli import main
 from redlock.settings import Settings
 from redlock.testing.redis_server import Cluster, Server, cluster, free_port
 from tests import servers
-from tests.integration.tools import CANARY, client_of, kill_all, raw, sixth_redis
+from tests.integration.tools import CANARY, client_of, kill_all, new_server, raw, sixth_redis
 
 
 @pytest.fixture
@@ -29,10 +29,7 @@ def instead(nodes: Cluster) -> Iterator[Callable[..., list[str]]]:
     with ExitStack() as stack:
 
         def start(*options: str, address: str = "") -> list[str]:
-            server = Server(options=options)
-            stack.callback(server.stop)
-            server.start()
-            return [server.url + address, *nodes.urls[1:]]
+            return [stack.enter_context(new_server(*options)).url + address, *nodes.urls[1:]]
 
         yield start
 

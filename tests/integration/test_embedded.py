@@ -17,9 +17,9 @@ from redis.exceptions import ResponseError
 from redlock import ConfigurationError, RedlockError
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing import redis_server
-from redlock.testing.redis_server import Server, cluster, free_port
+from redlock.testing.redis_server import cluster, free_port
 from tests.integration.shell import is_running, talking
-from tests.integration.tools import client_of, eventually, raw
+from tests.integration.tools import client_of, eventually, new_server, raw
 from tests.servers import program
 from workers.cluster import FLOWER_PORT, Plan, settings_of
 from workers.settings import from_environment
@@ -36,9 +36,7 @@ SLOW_TO_LOAD = ("--key-load-delay", "1000", "--rdbcompression", "no")
 
 
 def test_a_server_has_loaded_its_data_when_it_is_started() -> None:
-    server = Server(options=SLOW_TO_LOAD)
-    try:
-        server.start()
+    with new_server(*SLOW_TO_LOAD) as server:
         with raw(server) as redis:
             # A server that loads its data answers every 2 MB.
             redis.mset({f"key-{number}": "x" * 100_000 for number in range(200)})
@@ -48,8 +46,6 @@ def test_a_server_has_loaded_its_data_when_it_is_started() -> None:
 
         with raw(server) as redis:
             assert redis.dbsize() == 200
-    finally:
-        server.stop()
 
 
 ADMINISTRATION = """
@@ -120,31 +116,24 @@ def folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.mark.parametrize("folder", ["a b", "a,b", "a%41b", "a?b", "a#b", "a@b:c;d", "\u00e4\u00a0\n"], indirect=True)
 def test_a_temporary_folder_may_have_any_name(folder: Path) -> None:
     plan = Plan(1, 1, think=None, ports=None, flower_port=FLOWER_PORT)
-    sixth = Server()
-    try:
-        with cluster(3) as nodes:
-            settings, lock = from_environment(settings_of(plan, sixth.start(), nodes, ""))
-            with client_of(lock.addresses).lock("door"):
-                pass
-            with Redis.from_url(settings.store_url) as store:
-                store.set("counter", 1)
-            with Celery(broker=settings.broker_url, backend=settings.result_url, set_as_current=False) as app:
-                app.send_task("greet")
-                app.backend.client.set("result", 1)
-            with raw(sixth) as redis:
-                assert [redis.exists("celery"), *redis.info("keyspace")] == [1, "db0", "db1", "db2"]
-    finally:
-        sixth.stop()
+    with new_server() as sixth, cluster(3) as nodes:
+        settings, lock = from_environment(settings_of(plan, sixth, nodes, ""))
+        with client_of(lock.addresses).lock("door"):
+            pass
+        with Redis.from_url(settings.store_url) as store:
+            store.set("counter", 1)
+        with Celery(broker=settings.broker_url, backend=settings.result_url, set_as_current=False) as app:
+            app.send_task("greet")
+            app.backend.client.set("result", 1)
+        with raw(sixth) as redis:
+            assert [redis.exists("celery"), *redis.info("keyspace")] == [1, "db0", "db1", "db2"]
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
 @pytest.mark.parametrize("folder", [os.fsdecode(b"\xff")], indirect=True)
 def test_a_temporary_folder_that_is_no_text_is_one_line(folder: Path) -> None:
-    server = Server()
-    try:
-        with pytest.raises(ConfigurationError, match=r"redis\.sock' is no UTF-8 text; set TMPDIR to another folder"):
-            server.start()
-    finally:
-        server.stop()
+    said = r"redis\.sock' is no UTF-8 text; set TMPDIR to another folder"
+    with pytest.raises(ConfigurationError, match=said), new_server():
+        pass
     assert list(folder.iterdir()) == []

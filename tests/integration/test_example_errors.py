@@ -6,20 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
 
 from redlock.testing.redis_server import Cluster, Server
 from tests.integration.test_examples import EXAMPLES, project
+from tests.integration.threads import serving
 from tests.integration.tools import eventually
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 PYTHON = Path(sys.executable)
 
@@ -185,20 +181,11 @@ class Api(HTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Unsteady)
         self.keys = list[str]()
-        self._thread = threading.Thread(target=self.serve_forever)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
 
 
 def test_an_order_is_sent_again_after_a_lost_answer(environment: dict[str, str], tmp_path: Path) -> None:
-    with Api() as api:
+    api = Api()
+    with serving(api):
         url = f"http://127.0.0.1:{api.server_address[1]}"
         told = project("foreign_api", PYTHON, tmp_path, **environment, ORDERS_API=url).run(
             "-c",

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from redlock.errors import Stale
 from redlock.fencing.conformance import INTERLEAVINGS, Lease, check, check_all
 from tests.integration.fence_recipes import FileAdapter, ObjectAdapter, ObjectStore, VersionedAdapter, recipe, source
+from tests.integration.threads import serving
 from tests.integration.tools import ROOT
 
 PATIENCE = 0.03
@@ -30,12 +30,9 @@ EXAMPLES = int(os.environ.get("FENCE_EXAMPLES", "3"))
 @pytest.fixture
 def objects() -> Iterator[ObjectStore]:
     """A running server."""
-    with ObjectStore() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    server = ObjectStore()
+    with serving(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_the_page_keeps_its_promise_to_be_short() -> None:

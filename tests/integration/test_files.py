@@ -20,8 +20,7 @@ from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from redlock import ConfigurationError, _files
 from redlock.celery.heartbeat import HeartbeatStep
-from redlock.testing.redis_server import Server
-from tests.integration.tools import ROOT
+from tests.integration.tools import ROOT, new_server
 from tests.integration.warm_start import ForkedProgram
 from workers import log_figures, logs
 from workers.logs import WholeLines
@@ -283,9 +282,5 @@ def test_a_socket_with_too_long_a_path_is_one_line(tmp_path: Path, monkeypatch: 
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    server = Server()
-    try:
-        with pytest.raises(ConfigurationError, match=r"too long for a unix socket.*TMPDIR"):
-            server.start()
-    finally:
-        server.stop()
+    with pytest.raises(ConfigurationError, match=r"too long for a unix socket.*TMPDIR"), new_server():
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http
 import re
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from redlock import QuorumUnavailable, Redlock
+from redlock import QuorumUnavailable
 from redlock.admin import doctor
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
@@ -20,7 +21,7 @@ from redlock.settings import Settings
 from redlock.testing.redis_server import Cluster, Server, cluster, running
 from tests.integration.flowers import Flower
 from tests.integration.shell import run_python
-from tests.integration.tools import eventually, holders, raw, raws, sixth_redis, stands_on_all
+from tests.integration.tools import client_of, eventually, holders, new_server, raw, raws, sixth_redis, stands_on_all
 from tests.integration.worker_fixture import WorkerFixture
 from tests.servers import present, program
 
@@ -82,7 +83,7 @@ def missed(urls: Sequence[str]) -> dict[str, Level]:
 def works(nodes: Cluster, urls: Sequence[str], *, lists: bool) -> None:
     """Acquire, show, wait for, extend and release a lock."""
     got: list[bool] = []
-    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, Redlock(urls, ttl=9.0, node_timeout=2.2) as other:
+    with client_of(urls) as client, client_of(urls) as other:
         waiter = threading.Thread(target=lambda: got.append(other.lock(NAME).acquire(blocking_timeout=100)))
         with client.lock(NAME) as lease:
             waiter.start()
@@ -114,17 +115,17 @@ def test_the_lock_works_where_a_command_was_renamed(version: str, command: str) 
 
 def test_a_name_of_the_client_is_wanted_and_not_needed(services: Cluster) -> None:
     urls = [f"{url}&client_name=shop" for url in as_user(services, "-client")]
-    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, client.lock(NAME):
+    with client_of(urls) as client, client.lock(NAME):
         pass
     urls = [f"{url}?client_name=shop" for url in services.urls]
-    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, client.lock(NAME), raw(services[0]) as redis:
+    with client_of(urls) as client, client.lock(NAME), raw(services[0]) as redis:
         assert "shop" in {each["name"] for each in redis.client_list()}
 
 
 @pytest.mark.parametrize("rules", NEEDED)
 def test_the_doctor_names_each_command_that_the_lock_needs(services: Cluster, rules: str) -> None:
     urls = as_user(services, *rules.split())
-    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, pytest.raises(QuorumUnavailable):
+    with client_of(urls) as client, pytest.raises(QuorumUnavailable):
         client.lock(NAME).acquire(blocking=False)
     findings = doctor.check(Settings(nodes=",".join(urls)), timeout=5.0)
     said = f"the user may not run what the lock needs: {NEEDED[rules]}"
@@ -136,12 +137,12 @@ def test_a_promoted_replica_abstains_like_a_new_node(nodes: Cluster) -> None:
     with sixth_redis() as master, sixth_redis() as replica:
         declare_nodes([master.url])
         rest = nodes.urls[1:]
-        with Redlock([master.url, *rest], ttl=9.0, node_timeout=2.2) as client, client.lock(NAME) as lease:
+        with client_of([master.url, *rest]) as client, client.lock(NAME) as lease:
             with raw(replica) as redis:
                 redis.replicaof("127.0.0.1", master.port)
                 eventually(lambda: redis.get(NAME) == lease.owner, "a copy of the lock")
                 redis.replicaof("NO", "ONE")
-            with Redlock([replica.url, *rest], ttl=9.0, node_timeout=2.2) as after, after.lock("other") as other:
+            with client_of([replica.url, *rest]) as after, after.lock("other") as other:
                 stands_on_all(nodes.servers[1:], "other")
                 assert holders([replica, *nodes.servers[1:]], "other") == [None, *[other.owner] * 4]
             (first, *_) = cluster_status([replica.url, *rest], timeout=5.0).nodes
@@ -149,19 +150,13 @@ def test_a_promoted_replica_abstains_like_a_new_node(nodes: Cluster) -> None:
 
 
 def test_a_node_without_info_is_refused_with_the_reason() -> None:
-    servers = [Server(options=("--rename-command", "INFO", "")) for _ in range(3)]
-    try:
-        urls = [server.start().url for server in servers]
-        with (
-            Redlock(urls, ttl=9.0, node_timeout=2.2) as client,
-            pytest.raises(QuorumUnavailable, match="unknown command"),
-        ):
+    with contextlib.ExitStack() as stack:
+        renamed = ("--rename-command", "INFO", "")
+        urls = [stack.enter_context(new_server(*renamed)).url for _ in range(3)]
+        with client_of(urls) as client, pytest.raises(QuorumUnavailable, match="unknown command"):
             client.lock(NAME).acquire(blocking=False)
         findings = doctor.check(Settings(nodes=",".join(urls)), timeout=5.0)
         assert len([each for each in findings if re.search("unknown command .INFO", each.what)]) == 4
-    finally:
-        for server in servers:
-            server.stop()
 
 
 @pytest.mark.long

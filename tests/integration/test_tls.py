@@ -28,6 +28,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.settings import Settings
 from redlock.testing.redis_server import Server, free_port
+from tests.integration import tools
 from tests.integration.asyncio_tools import client_of, next_turn
 from tests.integration.threads import in_threads
 from tests.integration.tools import eventually, holders, raw
@@ -109,7 +110,7 @@ def nodes(authority: Authority) -> Iterator[Nodes]:
 
 def reasons(urls: list[str]) -> set[str]:
     """The reasons for missing votes of the nodes at these addresses."""
-    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, pytest.raises(QuorumUnavailable) as caught:
+    with tools.client_of(urls) as client, pytest.raises(QuorumUnavailable) as caught:
         client.lock(NAME).acquire(blocking=False)
     return set(caught.value.reasons.values())
 
@@ -117,7 +118,7 @@ def reasons(urls: list[str]) -> set[str]:
 async def test_asyncio_speaks_tls_too(nodes: Nodes, authority: Authority) -> None:
     counted = 0
 
-    async with client_of(nodes.urls(authority, authority.issue("client")), ttl=9.0, node_timeout=2.2) as client:
+    async with client_of(nodes.urls(authority, authority.issue("client"))) as client:
 
         async def one() -> None:
             nonlocal counted
@@ -135,7 +136,7 @@ async def test_asyncio_speaks_tls_too(nodes: Nodes, authority: Authority) -> Non
 
 def test_locks_are_acquired_awaited_renewed_and_released(nodes: Nodes, authority: Authority) -> None:
     urls = nodes.urls(authority, authority.issue("client"))
-    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, Redlock(urls, ttl=9.0, node_timeout=2.2) as other:
+    with tools.client_of(urls) as client, tools.client_of(urls) as other:
         fences: list[int] = []
 
         def count(redlock: Redlock) -> None:
@@ -168,7 +169,7 @@ def test_each_wrong_certificate_is_a_reason_and_never_a_vote(
     assert "certificate is not valid for 'localhost'" in why
     assert reasons(nodes.urls(authority, None))
     assert reasons(nodes.urls(authority, client, "redis")), "in the clear"
-    with Redlock(right, ttl=9.0, node_timeout=2.2) as redlock, redlock.lock(NAME):
+    with tools.client_of(right) as redlock, redlock.lock(NAME):
         pass
 
 

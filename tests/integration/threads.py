@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from socketserver import BaseServer
 
 
 def started(work: Callable[[], object]) -> threading.Thread:
@@ -28,3 +30,15 @@ def in_threads(*works: Callable[[], object]) -> None:
         thread.join(200)
     for error in errors:
         raise error
+
+
+@contextmanager
+def serving(server: BaseServer) -> Iterator[None]:
+    """Serve in a thread until the end of the block."""
+    with server:
+        thread = started(partial(server.serve_forever, 0.01))
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()

@@ -239,6 +239,16 @@ def in_a_fork(work: Callable[[], object]) -> object:
 
 
 @contextlib.contextmanager
+def new_server(*options: str, port: int | None = None) -> Iterator[Server]:
+    """A server with these options, stopped at the end of the block; no operator has declared it as a lock node."""
+    server = Server(port, options)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
 def sixth_redis(*options: str) -> Iterator[Server]:
     """A server for broker, results and store on a TCP port, which loses no confirmed write."""
     for left in range(5, -1, -1):
