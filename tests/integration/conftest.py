@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine
@@ -14,7 +15,13 @@ from redlock.asyncio import _cancel_scope
 from redlock.testing.redis_server import Cluster, Server, cluster
 from tests.integration.browser import Browser
 from tests.integration.databases import has_mariadb, mariadb, postgresql
-from tests.integration.fence_adapters import mariadb_url, postgresql_url, sqlite_engine, with_accounts
+from tests.integration.fence_adapters import (
+    SNAPSHOT_ISOLATION,
+    mariadb_url,
+    postgresql_url,
+    sqlite_engine,
+    with_accounts,
+)
 from tests.integration.tools import PATIENT, client_of, limit_releases, new_server
 
 _COUNTS = {(3, 10): [False], (3, 11): [True, False]}.get(sys.version_info[:2], [True])
@@ -106,3 +113,17 @@ def engine(database: str, tmp_path: Path) -> Iterator[Engine]:
     made = create_engine(database) if database else sqlite_engine(str(tmp_path / "data"))
     with with_accounts(made) as engine:
         yield engine
+
+
+@pytest.fixture
+def leveled(database: str, level: str, tmp_path: Path) -> Iterator[Engine]:
+    """An engine whose transactions have this isolation level; SQLite has one level."""
+    options: dict[str, Any] = {}
+    if level == SNAPSHOT_ISOLATION:
+        level, options = "REPEATABLE READ", {"init_command": "SET SESSION innodb_snapshot_isolation = ON"}
+    if database:
+        made = create_engine(database, connect_args=options, execution_options={"isolation_level": level})
+    else:
+        made = sqlite_engine(str(tmp_path / "data"))
+    yield made
+    made.dispose()

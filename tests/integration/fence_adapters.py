@@ -53,6 +53,8 @@ _WAITING = {
     "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
     "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
 }
+SNAPSHOT_ISOLATION = "REPEATABLE READ with innodb_snapshot_isolation"
+"""The default of MariaDB from 11.6 on."""
 ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mariadb": "aiomysql", "mysql": "aiomysql"}
 
 

@@ -7,7 +7,6 @@ import gc
 import itertools
 import queue
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from redlock.celery.metrics import Metrics
 from redlock.celery.task_events import Sender
 from redlock.celery.task_registry import TaskLockEntry, TaskLockRegistry
 from redlock.testing.redis_server import Cluster
-from tests.integration.tools import LASTING, client_of, eventually, raws
+from tests.integration.tools import LASTING, client_of, eventually, raws, renewed
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
 TTL, MAX_TTL = 8.0, 60.0
@@ -85,21 +84,12 @@ class Stricken:
         self._seen.update(found)
         return found
 
-    def taken(self) -> list[str]:
-        """The resources that are not free."""
-        found = []
-        for redis in raws(self.nodes.servers):
-            found += [name for name in redis.scan_iter("struck:*", count=10_000, _type="string") if " " not in name]
-        return [name for name in found if name.count(":") == 1]
-
     def is_as_good_as_new(self) -> None:
         """All is free within a TTL, and a lease is taken, renewed and given back."""
         gc.collect()
-        until = time.monotonic() + 10 * TTL
-        eventually(lambda: not self.taken(), "the end of all leases", within=until - time.monotonic(), every=0.1)
+        eventually(lambda: not keys(self.nodes, "struck"), "the end of all leases", within=10 * TTL, every=0.1)
         with self.client.lock(self.name()) as lease:
-            deadline = lease._held().deadline_ms
-            eventually(lambda: lease._held().deadline_ms > deadline, "a renewal")
+            renewed(lease)
         assert self.other.submit(self._cycle).result(100)
 
     def _cycle(self) -> bool:

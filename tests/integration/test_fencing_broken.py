@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import Engine
 
 from redlock.fencing.conformance import INTERLEAVINGS, check
 from tests.integration import broken_fences as broken
 from tests.integration.databases import MYSQL
-from tests.integration.fence_adapters import sqlite_engine
 
 PATIENCE = 0.1
 LONG_PATIENCE = 0.5
@@ -83,25 +80,16 @@ FINDERS = {kind: sorted({cell for cell in cells if cell in INTERLEAVINGS}) for k
 
 
 @pytest.mark.parametrize(("kind", "words", "found", "database", "level"), CELLS, indirect=["database"])
-def test_the_kit_finds_a_broken_fence(  # noqa: PLR0917 - the columns of the table
-    kind: type[broken.Broken], words: str, found: str, database: str, level: str, tmp_path: Path
-) -> None:
-    if database:
-        engine = create_engine(database, execution_options={"isolation_level": level})
+def test_the_kit_finds_a_broken_fence(kind: type[broken.Broken], words: str, found: str, leveled: Engine) -> None:
+    adapter = kind(leveled)
+    if found in INTERLEAVINGS:
+        with pytest.raises(AssertionError, match=words) as caught:
+            check(adapter, INTERLEAVINGS[found], patience=LONG_PATIENCE)
+        assert INTERLEAVINGS[found].why in str(caught.value)
+        assert "read" in str(caught.value)
+    elif found.startswith("impossible"):
+        with pytest.raises(AssertionError, match="syntax error"):
+            check(adapter, INTERLEAVINGS["I9"], patience=PATIENCE)
     else:
-        engine = sqlite_engine(str(tmp_path / "data"))
-    try:
-        adapter = kind(engine)
-        if found in INTERLEAVINGS:
-            with pytest.raises(AssertionError, match=words) as caught:
-                check(adapter, INTERLEAVINGS[found], patience=LONG_PATIENCE)
-            assert INTERLEAVINGS[found].why in str(caught.value)
-            assert "read" in str(caught.value)
-        elif found.startswith("impossible"):
-            with pytest.raises(AssertionError, match="syntax error"):
-                check(adapter, INTERLEAVINGS["I9"], patience=PATIENCE)
-        else:
-            for name in FINDERS[kind]:
-                check(adapter, INTERLEAVINGS[name], patience=PATIENCE)
-    finally:
-        engine.dispose()
+        for name in FINDERS[kind]:
+            check(adapter, INTERLEAVINGS[name], patience=PATIENCE)

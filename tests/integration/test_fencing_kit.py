@@ -5,24 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
 from redlock.fencing.conformance import Lease, Write, check_all
 from redlock.testing.redis_server import Server
 from tests.integration.databases import MYSQL
 from tests.integration.fence_adapters import (
+    SNAPSHOT_ISOLATION,
     AsyncAdapter,
     AsyncPsycopgAdapter,
     ConnectionAdapter,
     PsycopgAdapter,
     SessionAdapter,
-    sqlite_engine,
     waits,
 )
 from tests.integration.fence_store_adapters import AsyncStoreAdapter, StoreAdapter
@@ -35,8 +33,6 @@ EXAMPLES = int(os.environ.get("FENCE_EXAMPLES", "3"))
 """Random interleavings of each fence at each level; `make soak` runs more."""
 PATIENCE = 0.03
 LEVELS = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
-SNAPSHOT_ISOLATION = "REPEATABLE READ with innodb_snapshot_isolation"
-"""The default of MariaDB from 11.6 on."""
 OF_PSYCOPG = (PsycopgAdapter, AsyncPsycopgAdapter)
 CELLS: list[tuple[type[SessionAdapter], str, str]] = [
     *((kind, "postgresql", level) for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter) for level in LEVELS),
@@ -48,20 +44,6 @@ CELLS: list[tuple[type[SessionAdapter], str, str]] = [
 ]
 
 
-@pytest.fixture
-def engine(database: str, level: str, tmp_path: Path) -> Iterator[Engine]:
-    """An engine whose transactions have this isolation level; SQLite has one level."""
-    options: dict[str, Any] = {}
-    if level == SNAPSHOT_ISOLATION:
-        level, options = "REPEATABLE READ", {"init_command": "SET SESSION innodb_snapshot_isolation = ON"}
-    if database:
-        made = create_engine(database, connect_args=options, execution_options={"isolation_level": level})
-    else:
-        made = sqlite_engine(str(tmp_path / "data"))
-    yield made
-    made.dispose()
-
-
 def cell(kind: type[SessionAdapter], database: str, level: str) -> ParameterSet:
     """A cell; of the other adapters only one isolation level is in the short runs."""
     short = kind is SessionAdapter or level in {"READ COMMITTED", ""}
@@ -69,9 +51,9 @@ def cell(kind: type[SessionAdapter], database: str, level: str) -> ParameterSet:
 
 
 @pytest.mark.parametrize(("kind", "database", "level"), [cell(*one) for one in CELLS], indirect=["database"])
-def test_no_interleaving_loses_an_update(kind: type[SessionAdapter], level: str, engine: Engine) -> None:
-    seed = zlib.crc32(f"{kind.__name__} {engine.dialect.name} {level}".encode())
-    check_all(kind(engine), patience=PATIENCE, examples=EXAMPLES, seed=seed)
+def test_no_interleaving_loses_an_update(kind: type[SessionAdapter], level: str, leveled: Engine) -> None:
+    seed = zlib.crc32(f"{kind.__name__} {leveled.dialect.name} {level}".encode())
+    check_all(kind(leveled), patience=PATIENCE, examples=EXAMPLES, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +61,9 @@ def test_no_interleaving_loses_an_update(kind: type[SessionAdapter], level: str,
     [(kind, "postgresql", "REPEATABLE READ") for kind in (ConnectionAdapter, AsyncAdapter, *OF_PSYCOPG)],
     indirect=["database"],
 )
-def test_a_conflict_at_the_fence_is_repeated(kind: type[SessionAdapter], engine: Engine) -> None:
+def test_a_conflict_at_the_fence_is_repeated(kind: type[SessionAdapter], leveled: Engine) -> None:
     """The next holder waits at its fence with a snapshot from before the commit. Its driver names the conflict."""
-    adapter = kind(engine)
+    adapter = kind(leveled)
     adapter.reset()
 
     def next_holder() -> int:
@@ -92,7 +74,7 @@ def test_a_conflict_at_the_fence_is_repeated(kind: type[SessionAdapter], engine:
         with adapter.fenced(session, Lease(7, "first")):
             adapter.write(session, Write("account", 7, 0), 1)
             read = pool.submit(next_holder)
-            eventually(lambda: waits(engine), "the next holder at the row of the first")
+            eventually(lambda: waits(leveled), "the next holder at the row of the first")
         assert read.result(60) == 1
 
 

@@ -8,36 +8,26 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from sqlalchemy import Engine
 
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing.conformance import Lease
-from redlock.fencing.sql import create_statements, fenced, purge_operations
-from tests.integration.fence_adapters import assert_refused
+from redlock.fencing.sql import fenced, purge_operations
+from tests.integration.fence_adapters import assert_refused, balance
 
 LEASE = Lease(1_764_316_800_000_000, "me")
+pytestmark = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
 
 @pytest.fixture
-def address(pg_address: str) -> str:
-    with psycopg.connect(pg_address, autocommit=True) as connection:
-        connection.execute("DROP TABLE IF EXISTS account, redlock_fence, redlock_operation")
-        connection.execute("CREATE TABLE account (name text PRIMARY KEY, value integer)")
-        connection.execute("INSERT INTO account VALUES ('account', 10)")
-        for statement in create_statements("postgresql"):
-            connection.execute(statement.encode())
-    return pg_address
+def address(engine: Engine) -> str:
+    return engine.url.set(drivername="postgresql").render_as_string()
 
 
 @pytest.fixture
 def connection(address: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(address) as made:
         yield made
-
-
-def balance(address: str) -> int:
-    with psycopg.connect(address) as connection:
-        (value,) = connection.execute("SELECT value FROM account").fetchone() or (0,)
-        return int(value)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +46,10 @@ def test_pipeline_mode_is_refused(connection: psycopg.Connection) -> None:
         assert_refused(connection, LEASE, "pipeline mode")
 
 
-def test_a_pipeline_in_the_body_is_committed(connection: psycopg.Connection, address: str) -> None:
+def test_a_pipeline_in_the_body_is_committed(connection: psycopg.Connection, engine: Engine) -> None:
     with fenced(connection, LEASE), connection.pipeline():
         connection.execute("UPDATE account SET value = 11")
-    assert balance(address) == 11
+    assert balance(engine) == 11
 
 
 def test_a_closed_connection_is_named(connection: psycopg.Connection) -> None:
@@ -67,11 +57,11 @@ def test_a_closed_connection_is_named(connection: psycopg.Connection) -> None:
     assert_refused(connection, LEASE, "is closed")
 
 
-def test_writes_after_a_commit_in_the_body_are_undone(connection: psycopg.Connection, address: str) -> None:
+def test_writes_after_a_commit_in_the_body_are_undone(connection: psycopg.Connection, engine: Engine) -> None:
     with pytest.raises(ConfigurationError, match="ended inside the block"), fenced(connection, LEASE):
         connection.commit()
         connection.execute("UPDATE account SET value = 99")
-    assert balance(address) == 10
+    assert balance(engine) == 10
 
 
 def test_a_commit_at_the_end_of_the_body_is_told(connection: psycopg.Connection) -> None:
@@ -79,20 +69,22 @@ def test_a_commit_at_the_end_of_the_body_is_told(connection: psycopg.Connection)
         connection.commit()
 
 
-def test_a_caught_error_is_told(connection: psycopg.Connection, address: str) -> None:
+def test_a_caught_error_is_told(connection: psycopg.Connection, engine: Engine) -> None:
     with pytest.raises(ConfigurationError, match="its error was caught"), fenced(connection, LEASE):
         connection.execute("UPDATE account SET value = 99")
         with pytest.raises(psycopg.Error):
             connection.execute("SELECT nothing")
-    assert balance(address) == 10
+    assert balance(engine) == 10
 
 
-def test_a_connection_that_ends_in_the_body_is_told(connection: psycopg.Connection, address: str) -> None:
+def test_a_connection_that_ends_in_the_body_is_told(
+    connection: psycopg.Connection, address: str, engine: Engine
+) -> None:
     with psycopg.connect(address, autocommit=True) as other:
         with pytest.raises(psycopg.OperationalError), fenced(connection, LEASE):
             connection.execute("UPDATE account SET value = 99")
             other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
-    assert balance(address) == 10
+    assert balance(engine) == 10
 
 
 async def test_an_async_connection_is_refused(address: str) -> None:
