@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import ClusterStatus, LockInfo, cluster_status
 from redlock.cli import main
 from redlock.testing.redis_server import Cluster
+from tests.integration.shell import run_python
 from tests.integration.threads import started
 from tests.integration.tools import CANARY, client_of, eventually, kill_all, label, leased, raw, raws, stands_on_all
 from tests.proxy import proxies
@@ -361,8 +360,7 @@ def test_a_terminal_without_the_characters_of_a_name_is_enough(nodes: Cluster) -
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "REDLOCK_NODES": ",".join(nodes.urls)}
 
     def said_by(*words: str) -> str:
-        command = [sys.executable, "-m", "redlock", *words]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        ended = run_python("-m", "redlock", *words, env=environment)
         assert not ended.stderr
         return ended.stdout
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http
 import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from redlock.celery.conf import of_conf
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Cluster, Server, die_with_parent
 from tests.integration.pages import blocks
+from tests.integration.test_examples import answer
 from tests.integration.tools import CANARY, ROOT, eventually, raws, sixth_redis
 
 functional = pytest.importorskip("django.utils.functional")
@@ -129,15 +129,8 @@ class Project:
 
     def post(self, order: int) -> int | str:
         """Cancel an order over HTTP: the text of the answer, or the status of an error; 0 without an answer."""
-        url = f"http://127.0.0.1:{self.port}/orders/{order}/cancel"
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=60) as answer:
-                return str(answer.read().decode())
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code
-        except OSError:
-            return 0
+        status, text = answer("POST", f"http://127.0.0.1:{self.port}/orders/{order}/cancel")
+        return text if status == http.HTTPStatus.OK else status
 
 
 class Guide(Project):

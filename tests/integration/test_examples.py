@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import urllib.error
 import urllib.request
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -27,6 +27,7 @@ from redlock.testing import redis_server
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import blocks
 from tests.integration.processes import children
+from tests.integration.shell import run_python
 from tests.integration.tools import PATIENT, ROOT, eventually, kill_all
 from tests.once import once
 
@@ -74,8 +75,7 @@ def link(wanted: Sequence[str], folder: Path) -> None:
 
 
 def pip(*arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python("-m", "pip", "--disable-pip-version-check", *arguments, timeout=None)
     assert done.returncode == 0, done.stderr
 
 
@@ -152,14 +152,20 @@ def nodes_url(nodes: redis_server.Cluster) -> str:
 
 
 @pytest.fixture
+def copied(python: Path, nodes_url: str, tmp_path: Path) -> Callable[..., Project]:
+    """Copies an example that finds the nodes by the lock's own variable: `copied("bank", BANK_REDIS=url)`."""
+    return functools.partial(project, python=python, directory=tmp_path, REDLOCK_NODES=nodes_url)
+
+
+@pytest.fixture
 def shop_servers(nodes_url: str, broker: redis_server.Server) -> dict[str, str]:
     """The environment of the two shops."""
     return {"SHOP_NODES": nodes_url, "SHOP_REDIS": broker.url, "REDLOCK_NODE_TIMEOUT": "2"}
 
 
 @pytest.fixture
-def bank(python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Path) -> Project:
-    return project("bank", python, tmp_path, REDLOCK_NODES=nodes_url, REDLOCK_TTL="2", BANK_REDIS=broker.url)
+def bank(copied: Callable[..., Project], broker: redis_server.Server) -> Project:
+    return copied("bank", REDLOCK_TTL="2", BANK_REDIS=broker.url)
 
 
 @pytest.mark.long
@@ -207,17 +213,9 @@ print(bank.balance("ann"), bank.balance("bob"), bank.balance("cem"))
 
 
 def test_reports_never_overlap_and_those_that_would_are_skipped(
-    python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Path
+    copied: Callable[..., Project], broker: redis_server.Server
 ) -> None:
-    report = project(
-        "report",
-        python,
-        tmp_path,
-        REDLOCK_NODES=nodes_url,
-        REPORT_REDIS=broker.url,
-        REPORT_EVERY="0.4",
-        REPORT_TAKES="1",
-    )
+    report = copied("report", REPORT_REDIS=broker.url, REPORT_EVERY="0.4", REPORT_TAKES="1")
     file = report.directory / "report.txt"
     with report.running("-m", "celery", "-A", "report", "worker", "--beat", "--concurrency", "2", "-l", "INFO"):
         eventually(lambda: file.exists() and file.read_text().count("end") >= 3, "three reports")
@@ -227,16 +225,9 @@ def test_reports_never_overlap_and_those_that_would_are_skipped(
 
 
 def test_a_foreign_api_gets_each_call_once_and_spaced(
-    python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Path
+    copied: Callable[..., Project], broker: redis_server.Server
 ) -> None:
-    orders = project(
-        "foreign_api",
-        python,
-        tmp_path,
-        REDLOCK_NODES=nodes_url,
-        ORDERS_REDIS=broker.url,
-        ORDERS_INTERVAL="0.05",
-    )
+    orders = copied("foreign_api", ORDERS_REDIS=broker.url, ORDERS_INTERVAL="0.05")
     with orders.running("foreign.py", "0", "0.05"):
         eventually(lambda: "\n" in orders.said, "its address")
         orders.environment["ORDERS_API"] = orders.said.strip()

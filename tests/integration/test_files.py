@@ -20,6 +20,7 @@ from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from redlock import ConfigurationError, _files
 from redlock.celery.heartbeat import HeartbeatStep
+from tests.integration.shell import run_python
 from tests.integration.tools import ROOT, new_server
 from tests.integration.warm_start import ForkedProgram
 from workers import log_figures, logs
@@ -167,8 +168,7 @@ def test_a_lock_held_in_the_temporary_folder_stops_no_log(shared: Path, tmp_path
     log = tmp_path / "logger.log"
     with (shared / ".__logger.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        command = [sys.executable, "-c", ONE_LINE, str(log)]
-        subprocess.run(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(shared)}, check=True, timeout=250)
+        run_python("-c", ONE_LINE, str(log), env=os.environ | {"TMPDIR": str(shared)}, check=True)
     assert "line 99" in log.read_text()
     assert len(list(tmp_path.glob("logger.log*"))) > 1, "it was rotated too"
 
@@ -183,7 +183,7 @@ def test_a_log_that_cannot_rotate_does_not_fill_the_disk() -> None:
         shared.chmod(0o1777)
         (shared / "logger.log.1").touch()
         os.chown(shared / "logger.log.1", NOBODY - 1, NOBODY - 1)
-        subprocess.run([sys.executable, "-c", as_nobody, str(shared / "logger.log")], cwd=ROOT, check=True, timeout=250)
+        run_python("-c", as_nobody, str(shared / "logger.log"), check=True)
         assert sorted(path.name for path in shared.iterdir()) == [".logger.log.lock", "logger.log", "logger.log.1"]
         assert "line 99" in (shared / "logger.log").read_text()
 
@@ -257,7 +257,7 @@ def test_a_report_reads_no_lines_of_another_user(shared: Path, tmp_path: Path) -
 
 def test_no_other_user_can_open_the_lock_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "logger.log"
-    subprocess.run([sys.executable, "-c", ONE_LINE, str(log)], cwd=ROOT, check=True, timeout=250)
+    run_python("-c", ONE_LINE, str(log), check=True)
     assert list((tmp_path / ".logger.log.lock").iterdir())
     assert (tmp_path / ".logger.log.lock").stat().st_mode & 0o077 == 0
 

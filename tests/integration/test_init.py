@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from redlock import ConfigurationError
 from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.testing.redis_server import Server
+from tests.integration.shell import run_python
 from tests.integration.tools import client_of, label, raw, raws
 
 
@@ -56,13 +54,13 @@ def test_two_addresses_of_one_server_are_not_declared(new_servers: list[Server])
 @pytest.mark.long
 def test_init_declares_only_nodes_without_a_record(new_servers: list[Server]) -> None:
     urls = [server.url for server in new_servers]
-    command = [sys.executable, "-m", "redlock", "init", "--yes", "--nodes", ",".join(urls)]
-    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ("-m", "redlock", "init", "--yes", "--nodes", ",".join(urls))
+    first = run_python(*command)
     assert first.returncode == 0, first.stderr
     assert "risk" in first.stdout
     with client_of(urls) as client:
         assert client.lock("x").acquire(blocking=False)
-    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    second = run_python(*command)
     assert second.returncode == 2
     assert "has a record already" in second.stderr
     assert "Traceback" not in second.stderr

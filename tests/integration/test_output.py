@@ -37,9 +37,9 @@ sys.argv[1:] = ["--version"]
 def redlock(words: Sequence[str], stdout: int, stderr: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     """Run the command with its output buffered, as outside of tests."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    return subprocess.run(
-        [sys.executable, "-m", "redlock", *words],
-        env=clean, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True, check=False, timeout=200,
+    return run_python(
+        "-m", "redlock", *words,
+        env=clean, stdin=subprocess.DEVNULL, capture_output=False, stdout=stdout, stderr=stderr,
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import pytest
 from redlock import ConfigurationError, _process
 from redlock._transport import address
 from redlock.testing.redis_server import cluster, free_port
-from tests.integration.tools import ROOT
+from tests.integration.shell import run_python
 
 PROGRAM = Path(__file__).parent / "apps" / "other_platform.py"
 
 
 def test_a_client_works_without_the_functions_of_linux(tmp_path: Path) -> None:
     with cluster(ports=[free_port() for _ in range(5)]) as nodes:
-        ended = subprocess.run([sys.executable, str(PROGRAM), str(tmp_path), *nodes.urls], cwd=ROOT, check=False)
+        ended = run_python(str(PROGRAM), str(tmp_path), *nodes.urls)
     for platform in ("win32", "darwin"):
         output, errors = (tmp_path / f"{name} of {platform}" for name in ("output", "errors"))
         said = errors.read_text()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.integration.shell import run_python
 from tests.integration.tools import ROOT
 from tests.once import once
 
@@ -22,14 +21,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(place: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-c", "docs"]
-    done = subprocess.run(
-        [*command, "-d", str(place / "doctrees"), ".", str(place / "html")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ("-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-c", "docs")
+    done = run_python(*command, "-d", str(place / "doctrees"), ".", str(place / "html"), timeout=None)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from celery import chain
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
 from redlock.testing import redis_server
 from redlock.testing.redis_server import free_port
-from tests.integration.tools import CANARY, ROOT, client_of, eventually, frozen, raw, sixth_redis
+from tests.integration.shell import run_python
+from tests.integration.tools import CANARY, client_of, eventually, frozen, raw, sixth_redis
 from tests.integration.worker_fixture import Worker, WorkerFixture, shell
 
 POLICIES = "tests.integration.apps.policies"
@@ -386,7 +385,7 @@ def written(path: Path) -> Sequence[str]:
 def test_processes_that_write_and_rotate_one_log_lose_no_line(tmp_path: Path) -> None:
     path = tmp_path / "logger.log"
 
-    subprocess.run([sys.executable, "-c", WRITE, str(path), "6", "150"], cwd=ROOT, check=True, timeout=100)
+    run_python("-c", WRITE, str(path), "6", "150", check=True)
 
     found = [line.partition("writer ")[2].rpartition(" ")[0] for line in written(path)]
     assert sorted(found) == [f"{number:02d} line {line:04d}" for number in range(6) for line in range(150)]
