@@ -41,11 +41,13 @@ class Shell:
         return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
     @contextlib.contextmanager
-    def started(self, *arguments: str, errors: Path | None = None) -> Iterator[Started]:
-        """Start the command in a new process group; the end of the block kills the command."""
+    def started(self, *arguments: str, errors: Path | None = None, says: str = "") -> Iterator[Started]:
+        """Start the command in a new process group. The block begins with this output; its end kills the command."""
         output = self.directory / "output"
         with self._running(arguments, output, errors or output) as process:
-            yield Started(process, output)
+            command = Started(process, output)
+            command.until_it_says(says)
+            yield command
 
     @contextlib.contextmanager
     def _running(self, arguments: Sequence[str], output: Path, errors: Path) -> Iterator[ForkedProgram]:

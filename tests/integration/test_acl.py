@@ -60,13 +60,6 @@ def let_in(servers: Sequence[Server], user: str, *without: str) -> None:
     acl.let_in(servers, user, SECRET, *without)
 
 
-@pytest.fixture(scope="module")
-def acl_nodes() -> Iterator[Cluster]:
-    """Five lock nodes, on which each test creates the user `lock`."""
-    with redis_server.cluster() as nodes:
-        yield nodes
-
-
 def as_user(nodes: Cluster, user: str = "lock") -> list[str]:
     """The addresses of the nodes with this user."""
     return [f"{url}?username={user}&password={SECRET}" for url in nodes.urls]
@@ -157,9 +150,9 @@ HGETALL k; LRANGE k 0 -1; SLOWLOG GET; LATENCY RESET; APPEND k x
 
 
 @pytest.mark.parametrize("user", ["lock", "operator", "tasks"])
-def test_other_commands_are_refused_also_inside_a_script(acl_nodes: Cluster, user: str) -> None:
-    let_in(acl_nodes.servers, user)
-    with Redis.from_url(f"{acl_nodes[0].url}?username={user}&password={SECRET}") as redis:
+def test_other_commands_are_refused_also_inside_a_script(shared: Cluster, user: str) -> None:
+    let_in(shared.servers, user)
+    with Redis.from_url(f"{shared[0].url}?username={user}&password={SECRET}") as redis:
         for words in (one.split() for one in FOREIGN.split(";")):
             with pytest.raises(ResponseError, match=r"(?i)no permissions|unknown command"):
                 redis.execute_command(*words)
@@ -222,29 +215,29 @@ NEEDED += [("operator", command) for command in commands("operator") if ("lock",
 
 @pytest.mark.parametrize(("user", "command"), NEEDED)
 def test_each_of_the_commands_is_needed(
-    acl_nodes: Cluster, user: str, command: str, caplog: pytest.LogCaptureFixture
+    shared: Cluster, user: str, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    let_in(acl_nodes.servers, user, command)
+    let_in(shared.servers, user, command)
     with pytest.raises((RedlockError, AssertionError)):
-        in_use(acl_nodes, caplog, user)
+        in_use(shared, caplog, user)
     # Redis 6.2 names the command without its subcommand; later servers tell beforehand that settings are out of reach.
-    assert {command, command.partition("|")[0]} & refused(acl_nodes.servers) or command == "config|get"
+    assert {command, command.partition("|")[0]} & refused(shared.servers) or command == "config|get"
 
 
 def test_a_refused_waiter_reports_the_error_and_does_not_retry(
-    acl_nodes: Cluster, caplog: pytest.LogCaptureFixture
+    shared: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    let_in(acl_nodes.servers, "lock", "blpop")
-    empty(acl_nodes)
-    declare_nodes(acl_nodes.urls)
-    with client_of(acl_nodes.urls) as holder, client_of(as_user(acl_nodes)) as client, holder.lock(NAME):
+    let_in(shared.servers, "lock", "blpop")
+    empty(shared)
+    declare_nodes(shared.urls)
+    with client_of(shared.urls) as holder, client_of(as_user(shared)) as client, holder.lock(NAME):
         assert not client.lock(NAME).acquire(blocking_timeout=1)
     assert "node-down" in caplog.text
     assert "may not run what the lock needs" in caplog.text
     asked = 0
-    for redis in raws(acl_nodes.servers):
+    for redis in raws(shared.servers):
         asked += sum(int(entry["count"]) for entry in redis.acl_log())
-    assert 0 < asked <= 2 * len(acl_nodes.servers)
+    assert 0 < asked <= 2 * len(shared.servers)
 
 
 @pytest.fixture

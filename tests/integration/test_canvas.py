@@ -257,14 +257,11 @@ def test_a_task_that_calls_itself_is_not_requeued_by_the_call(
 @pytest.mark.long
 def test_a_periodic_task_that_skips_does_not_pile_up(fixture: WorkerFixture, tmp_path: Path) -> None:
     arguments = ["-A", PERIODIC, "worker", "-B", "-s", str(tmp_path / "schedule"), "-c", "4", "-Q", "celery"]
-    worker = Worker(tmp_path, fixture.environment, arguments)
-    try:
+    with Worker(tmp_path, fixture.environment, arguments) as worker:
         eventually(lambda: fixture.store.llen("at-it") >= 4, "four reports", every=0.05)
         eventually(lambda: worker.log.count("skipped resource=periodic:report") >= 4, "four that were left out")
         assert set(fixture.store.lrange("at-it", 0, -1)) == {"1"}, "one at a time"
         assert "LockContended" not in worker.log
-    finally:
-        worker.kill()
 
 
 class Here:

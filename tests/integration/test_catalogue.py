@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from redlock import LockLost, QuorumUnavailable, Redlock
 from redlock._transport import codec
 from redlock.admin.cluster_status import cluster_status
+from tests.integration.threads import started
 from tests.integration.tools import LASTING, client_of, eventually, is_free, outlive, raw
 from tests.proxy import (
     Proxy,
@@ -301,10 +303,8 @@ def test_the_local_queue_goes_on_where_the_waiting_node_drips(nodes: Cluster) ->
             def wait(seconds: float) -> None:
                 done.append(client.lock(name).acquire(blocking_timeout=seconds))
 
-            short = [threading.Thread(target=wait, args=(0.3,)) for _ in range(4)]
-            long = threading.Thread(target=wait, args=(200.0,))
-            for thread in (*short, long):
-                thread.start()
+            short = [started(partial(wait, 0.3)) for _ in range(4)]
+            long = started(partial(wait, 200.0))
             for thread in short:
                 thread.join()
             assert done == [False] * 4

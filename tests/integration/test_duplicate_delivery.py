@@ -14,9 +14,8 @@ from celery.canvas import Signature
 from celery.result import AsyncResult
 from redis import Redis
 
-from redlock.testing import redis_server
-from tests.integration.tools import client_of, eventually, sixth_redis
-from tests.integration.worker_fixture import Worker, WorkerFixture, shell
+from tests.integration.tools import client_of, eventually
+from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture, shell
 
 COPIES = "tests.integration.apps.copies"
 IDS = ["bob@example.com", "x" * 300, "a\nb"]
@@ -26,8 +25,7 @@ MODES = ["requeue", "skip", "raise", "wait"]
 @pytest.fixture(scope="module")
 def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
     """A set of servers for all tests here."""
-    directory = tmp_path_factory.mktemp("workers")
-    with redis_server.cluster() as nodes, sixth_redis() as broker, WorkerFixture(nodes, broker, directory) as fixture:
+    with fresh_fixture(tmp_path_factory.mktemp("workers")) as fixture:
         yield fixture
 
 

@@ -81,20 +81,16 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         }
         store = Redis.from_url(f"{redis.url}/1", decode_responses=True)
         app = Celery("sender", broker=url, backend="disabled://", set_as_current=False)
+        stack.callback(app.close)
         workers: list[Worker] = []
-        try:
-            for name, queues in (("w0", "paris,orders,everywhere"), ("w1", "london,everywhere")):
-                directory = tmp_path_factory.mktemp(name)
-                arguments = ["-A", APP, "worker", "-n", f"{name}@%h", "-c", "2", "-Q", queues, "-P", pool]
-                arguments += ["--without-gossip", "--without-mingle", "-l", "INFO", "-f", str(directory / "logger.log")]
-                workers.append(Worker(directory, environment, arguments))
-            for worker in workers:
-                worker.wait_until_ready()
-            yield Site(workers, store, app, client)
-        finally:
-            for worker in workers:
-                worker.kill()
-            app.close()
+        for name, queues in (("w0", "paris,orders,everywhere"), ("w1", "london,everywhere")):
+            directory = tmp_path_factory.mktemp(name)
+            arguments = ["-A", APP, "worker", "-n", f"{name}@%h", "-c", "2", "-Q", queues, "-P", pool]
+            arguments += ["--without-gossip", "--without-mingle", "-l", "INFO", "-f", str(directory / "logger.log")]
+            workers.append(stack.enter_context(Worker(directory, environment, arguments)))
+        for worker in workers:
+            worker.wait_until_ready()
+        yield Site(workers, store, app, client)
 
 
 def test_a_task_whose_key_fits_a_pattern_is_not_lost(site: Site) -> None:

@@ -81,15 +81,12 @@ def test_flower_shows_each_wait_that_is_in_the_log(fixture: WorkerFixture, flowe
         return flower.counted("task-lock-waiting", f"{HOLDING}.sleep")
 
     before = counted()
-    worker = fixture.start_worker("--include", HOLDING, "-Q", "hot", concurrency=2)
-    try:
+    with fixture.start_worker("--include", HOLDING, "-Q", "hot", concurrency=2):
         for task in [fixture.send(f"{HOLDING}.sleep", "hot", 0.3, queue="hot") for _ in range(6)]:
             fixture.result(task)
         waits = sum(" waiting resource=holding:hot " in line for line in fixture._log_lines())
         assert waits >= 2
         eventually(lambda: counted() >= before + waits, "news of each wait", every=0.05)
-    finally:
-        worker.kill()
 
 
 def test_a_running_task_shows_its_lock_and_the_loss(fixture: WorkerFixture, flower: Flower) -> None:
@@ -127,8 +124,7 @@ def test_a_requeued_task_shows_the_holder_of_the_lock(fixture: WorkerFixture, fl
 def test_a_worker_tells_no_more_than_its_setting_says(
     fixture: WorkerFixture, flower: Flower, client: Redlock, level: str, told: set[str]
 ) -> None:
-    worker = fixture.start_worker("--include", POLICIES, "-Q", level, REDLOCK_EVENTS=level)
-    try:
+    with fixture.start_worker("--include", POLICIES, "-Q", level, REDLOCK_EVENTS=level) as worker:
         free = fixture.send(f"{POLICIES}.skip", "free", queue=level)
         with client.lock(f"policy:{level}"):
             waits = fixture.send(f"{POLICIES}.wait", level, queue=level)
@@ -145,8 +141,6 @@ def test_a_worker_tells_no_more_than_its_setting_says(
         eventually(lambda: kinds() >= told, "all that it tells", every=0.02)
         assert kinds() == told
         assert flower.counted("task-lock-acquired", f"{POLICIES}.skip") == 0, "a lock that was free is no news"
-    finally:
-        worker.kill()
 
 
 def test_a_broker_that_hangs_holds_no_task_up(fixture: WorkerFixture, flower: Flower, client: Redlock) -> None:

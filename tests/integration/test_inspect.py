@@ -19,15 +19,9 @@ HOLDING = "tests.integration.apps.holding"
 POLICIES = "tests.integration.apps.policies"
 
 
-def locks(fixture: WorkerFixture) -> list[dict[str, Any]]:
-    """The answer of the workers as data."""
-    answers = fixture.sender.control.inspect(timeout=5, limit=1)._request("locks") or {}
-    return [shown for answer in answers.values() for shown in answer]
-
-
 def shown(fixture: WorkerFixture, task: str) -> dict[str, Any]:
     """The entry of one task in the answer; empty without an entry."""
-    return next((one for one in locks(fixture) if one["task"] == task), {})
+    return next(iter(fixture.task_locks(task)), {})
 
 
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long), "gevent"])
@@ -36,7 +30,7 @@ def test_held_and_awaited_locks_of_a_worker_are_shown(fixture: WorkerFixture, po
     holds = fixture.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(fixture, holds).get("state") == "holds", "the task that holds it")
     fixture.send(f"{HOLDING}.look", "x", 0)
-    waits = eventually(lambda: next((one for one in locks(fixture) if one["state"] == "waits"), {}), "one that waits")
+    (waits,) = eventually(lambda: [one for one in fixture.task_locks() if one["state"] == "waits"], "one that waits")
     one = shown(fixture, holds)
     assert (one["resource"], one["name"]) == ("holding:x", f"{HOLDING}.sleep")
     assert one["fence"] > 0
@@ -75,20 +69,15 @@ def test_the_command_line_shows_the_locks(fixture: WorkerFixture) -> None:
     assert [(one["state"], one["resource"]) for one in answer] == [("holds", "holding:x")]
 
 
-def entries(fixture: WorkerFixture, task: str) -> list[dict[str, Any]]:
-    """All that the workers tell of one task."""
-    return [one for one in locks(fixture) if one["task"] == task]
-
-
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long), "gevent"])
 def test_a_wait_in_the_body_of_a_task_is_shown(fixture: WorkerFixture, client: Redlock, pool: str) -> None:
     fixture.start_worker("-P", pool, "--include", POLICIES, concurrency=3)
     with client.lock("second:x") as lease:
         task = fixture.send(f"{POLICIES}.wait_in_body", "x")
-        eventually(lambda: len(entries(fixture, task)) == 2, "the body to wait")
-        holds, waits = entries(fixture, task)
+        eventually(lambda: len(fixture.task_locks(task)) == 2, "the body to wait")
+        holds, waits = fixture.task_locks(task)
         assert (holds["state"], holds["resource"]) == ("holds", "body:x")
         assert (waits["state"], waits["resource"], waits["position"]) == ("waits", "second:x", 1)
         assert lease.owner[:8] in waits["holder"]
     fixture.result(task)
-    assert entries(fixture, task) == []
+    assert fixture.task_locks(task) == []

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 from redis.exceptions import LockError, LockNotOwnedError
 
-from redlock import ConfigurationError, Lock, LockContended, LockLost, NotHeld, Redlock, RedlockError
+from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Redlock, RedlockError
 from redlock._core.commands import Acquire, Command
 from redlock._locking.driver import ThreadsDriver
 from redlock._locking.effects import Effects
@@ -22,6 +22,7 @@ from redlock.testing.redis_server import Cluster
 from tests.integration.threads import in_threads, started
 from tests.integration.tools import (
     LASTING,
+    blocked_clients,
     client_of,
     eventually,
     holders,
@@ -49,21 +50,6 @@ def brief(nodes: Cluster) -> Iterator[Redlock]:
 def remaining_ms(nodes: Cluster, name: str) -> list[int]:
     """For how long the lock's key will stand on each node."""
     return [redis.pttl(name) for redis in raws(nodes.servers)]
-
-
-def held_by_a_thread(lock: Lock, release: threading.Event) -> threading.Thread:
-    """A thread that holds this lock until the event `release` is set."""
-    held = threading.Event()
-
-    def hold() -> None:
-        lock.acquire()
-        held.set()
-        release.wait(30)
-        lock.release()
-
-    thread = started(hold)
-    assert held.wait(30)
-    return thread
 
 
 @pytest.fixture
@@ -149,19 +135,12 @@ def test_a_blocking_timeout_is_waited_for_and_not_overrun(client: Redlock, rival
 
 
 def test_a_waiter_gets_the_lock_as_soon_as_it_is_released(nodes: Cluster, lasting: Redlock) -> None:
-    release = threading.Event()
-    rival = client_of(nodes.urls, **LASTING)
-    holder = held_by_a_thread(rival.lock(NAME), release)
-    lock = lasting.lock(NAME)
     got: list[bool] = []
-    waiter = started(lambda: (got.append(lock.acquire()), lock.release()))  # type: ignore[func-returns-value]  # two steps in a row
-
-    release.set()
-    for thread in (holder, waiter):
-        thread.join(30)
-
+    with client_of(nodes.urls, **LASTING) as rival, rival.lock(NAME):
+        waiter = started(lambda: got.append(lasting.lock(NAME).acquire()))
+        eventually(lambda: blocked_clients(nodes.servers), "a waiter")
+    waiter.join(30)
     assert got == [True], "waits for the end of a lease that has been released"
-    rival.close()
 
 
 def test_a_waiter_gets_the_lock_when_the_holders_lease_ends(client: Redlock, brief: Redlock) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -99,18 +98,11 @@ def test_the_data_have_holder_votes_token_and_time_left(
     assert (waiter["task"], waiter["position"]) == (waiting, 1)
     assert waiter["holder"].startswith(f"{task}@")
     assert flower.locks("counter:told")[0]["waiters"] == 1
-    inspect = fixture.sender.control.inspect(timeout=5, limit=1)
-    told = eventually(lambda: entry_of(inspect, waiting), "the answer of the worker")
+    (told,) = eventually(lambda: fixture.task_locks(waiting), "the answer of the worker")
     assert (told["state"], told["position"]) == ("waits", 1)
     assert told["holder"].startswith(f"{task}@")
     fixture.sender.control.revoke([waiting, task], terminate=True)
     eventually(lambda: not flower.locks("counter:told"), "the end of both", every=0.05)
-
-
-def entry_of(inspect: Any, task: str) -> dict[str, Any]:  # noqa: ANN401 - of Celery
-    """The entry of a task in the answers of the workers; empty without an entry."""
-    answers = inspect._request("locks") or {}
-    return next((one for answer in answers.values() for one in answer if one["task"] == task), {})
 
 
 @pytest.mark.parametrize("owner_label", ["somebody", "pid 7@somewhere since 2026-11-24T12:00:00Z"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from redlock.settings import Settings
 from redlock.testing.redis_server import Cluster, Server, cluster, running
 from tests.integration.flowers import Flower
 from tests.integration.shell import run_python
+from tests.integration.threads import started
 from tests.integration.tools import client_of, eventually, holders, new_server, raw, raws, sixth_redis, stands_on_all
 from tests.integration.worker_fixture import WorkerFixture
 from tests.servers import present, program
@@ -84,9 +84,8 @@ def works(nodes: Cluster, urls: Sequence[str], *, lists: bool) -> None:
     """Acquire, show, wait for, extend and release a lock."""
     got: list[bool] = []
     with client_of(urls) as client, client_of(urls) as other:
-        waiter = threading.Thread(target=lambda: got.append(other.lock(NAME).acquire(blocking_timeout=100)))
         with client.lock(NAME) as lease:
-            waiter.start()
+            waiter = started(lambda: got.append(other.lock(NAME).acquire(blocking_timeout=100)))
             eventually(lambda: any(node.blocked for node in cluster_status(nodes.urls, timeout=5.0).nodes), "a waiter")
             lease.extend(5.0)
             status = cluster_status(urls, timeout=5.0)

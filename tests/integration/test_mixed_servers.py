@@ -11,6 +11,7 @@ import pytest
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing.redis_server import Cluster, Server, running
 from tests import servers
+from tests.integration.threads import started
 from tests.integration.tools import client_of, eventually
 
 NAME = "invoice:9"
@@ -65,9 +66,7 @@ def test_tokens_grow_while_nodes_change_their_version(mixed: Cluster, programs: 
                     fences.append(lease.fence)
                     inside.release()
 
-    threads = [threading.Thread(target=compete) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    threads = [started(compete) for _ in range(3)]
     try:
         for place, node in enumerate(mixed.servers):
             before, count = versions(mixed)[place], len(fences)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 
 import pytest
 from redis import Redis
@@ -15,6 +15,7 @@ from redlock.admin.cluster_status import ClusterStatus, cluster_status
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Cluster
 from tests.integration.acl import let_in
+from tests.integration.threads import started
 from tests.integration.tools import CANARY, client_of, eventually, raw, raws
 
 NAME = "nightly"
@@ -58,12 +59,10 @@ def test_waiters_of_another_project_are_not_counted(nodes: Cluster) -> None:
         with client_of(nodes.urls, prefix="team1:") as rival, rival.lock(NAME):
             pass
 
-    threads = [threading.Thread(target=wait_elsewhere, args=(url,)) for url in nodes.urls for _ in range(3)]
-    threads.append(threading.Thread(target=wait))
+    threads = [started(partial(wait_elsewhere, url)) for url in nodes.urls for _ in range(3)]
     with client_of(nodes.urls, prefix="team1:") as client:
         with client.lock(NAME):
-            for thread in threads:
-                thread.start()
+            threads.append(started(wait))
             eventually(lambda: [node.blocked for node in look(nodes).nodes].count(3) == 4, "all who wait")
             eventually(lambda: [lock.waiters for lock in look(nodes).locks] == [1], "the only waiter")
         for redis in raws(nodes.servers):

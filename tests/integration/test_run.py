@@ -111,8 +111,7 @@ def test_the_lock_is_held_and_renewed_while_the_program_runs(shell: Shell, nodes
 
 
 def test_signals_go_to_the_program_once_each(shell: Shell, nodes: Cluster) -> None:
-    with shell.started("run", NAME, "--", *python(LISTENING)) as command:
-        command.until_it_says("ready")
+    with shell.started("run", NAME, "--", *python(LISTENING), says="ready") as command:
         for number in (signal.SIGHUP, signal.SIGUSR1):
             command.process.send_signal(number)
             command.until_it_says(f"got {number.name}")
@@ -125,8 +124,7 @@ def test_signals_go_to_the_program_once_each(shell: Shell, nodes: Cluster) -> No
 
 
 def test_ctrl_c_ends_a_program_without_a_signal_handler(shell: Shell, nodes: Cluster) -> None:
-    with shell.started("run", NAME, "--", "sh", "-c", "echo ready; exec sleep 60") as command:
-        command.until_it_says("ready")
+    with shell.started("run", NAME, "--", "sh", "-c", "echo ready; exec sleep 60", says="ready") as command:
         command.press_ctrl_c()
         assert command.end() == 128 + signal.SIGINT
         assert command.said == "ready\n", "nothing is said, and there is no traceback"
@@ -200,8 +198,7 @@ def test_too_few_nodes_are_69(shell: Shell, nodes: Cluster) -> None:
 def test_a_lost_lock_kills_a_program_that_ignores_sigterm(shell: Shell, nodes: Cluster) -> None:
     # The shell ends at SIGTERM, but its child does not.
     family = ("sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' & wait")
-    with shell.started("run", NAME, "--ttl", "3", "--", *family) as command:
-        command.until_it_says("pid ")
+    with shell.started("run", NAME, "--ttl", "3", "--", *family, says="pid ") as command:
         kill_all(nodes.servers[:3])
         assert command.end() == run.LOST
         assert "asked to end" in command.said
@@ -213,16 +210,14 @@ def test_a_lost_lock_kills_a_program_that_ignores_sigterm(shell: Shell, nodes: C
 
 def test_a_program_that_obeys_sigterm_has_time_to_clean_up(shell: Shell, nodes: Cluster) -> None:
     program = ("sh", "-c", "trap 'sleep 0.2; echo cleaned up; exit 0' TERM; echo ready; while :; do sleep 0.02; done")
-    with shell.started("run", NAME, "--ttl", "4", "--grace", "2", "--", *program) as command:
-        command.until_it_says("ready")
+    with shell.started("run", NAME, "--ttl", "4", "--grace", "2", "--", *program, says="ready") as command:
         kill_all(nodes.servers[:3])
         assert command.end() == run.LOST
         assert "cleaned up" in command.said
 
 
 def test_a_program_whose_lock_was_taken_away_is_ended(shell: Shell, nodes: Cluster) -> None:
-    with shell.started("run", NAME, "--ttl", "6", "--", *python(STUBBORN)) as command:
-        command.until_it_says("pid ")
+    with shell.started("run", NAME, "--ttl", "6", "--", *python(STUBBORN), says="pid ") as command:
         assert shell.call("release", NAME, "--force", "--yes").returncode == 0
         assert command.end() == run.LOST
         assert "a quorum of nodes no longer has it: ending" in command.said
@@ -233,8 +228,7 @@ def test_a_program_whose_lock_was_taken_away_is_ended(shell: Shell, nodes: Clust
 def test_an_unnoticed_loss_is_70_for_any_status_of_the_program(shell: Shell, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     program = ("sh", "-c", f"echo ready; until test -e {go_on}; do sleep 0.02; done")
-    with shell.started("run", NAME, "--ttl", "10", "--", *program) as command:
-        command.until_it_says("ready")
+    with shell.started("run", NAME, "--ttl", "10", "--", *program, says="ready") as command:
         assert shell.call("release", NAME, "--force", "--yes").returncode == 0
         go_on.touch()
         assert command.end() == run.LOST
@@ -242,8 +236,7 @@ def test_an_unnoticed_loss_is_70_for_any_status_of_the_program(shell: Shell, tmp
 
 
 def test_a_program_does_not_outlive_a_redlock_that_was_killed(shell: Shell) -> None:
-    with shell.started("run", NAME, "--", *python(STUBBORN)) as command:
-        command.until_it_says("pid ")
+    with shell.started("run", NAME, "--", *python(STUBBORN), says="pid ") as command:
         pid = pid_in(command.said)
         assert is_running(pid)
         os.kill(command.process.pid, signal.SIGKILL)
@@ -252,8 +245,7 @@ def test_a_program_does_not_outlive_a_redlock_that_was_killed(shell: Shell) -> N
 
 def test_a_pipeline_does_not_outlive_a_killed_redlock(shell: Shell) -> None:
     pipeline = ("sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' | cat")
-    with shell.started("run", NAME, "--", *pipeline) as command:
-        command.until_it_says("pid ")
+    with shell.started("run", NAME, "--", *pipeline, says="pid ") as command:
         group = os.getpgid(pid_in(command.said))
         os.kill(command.process.pid, signal.SIGKILL)
         eventually(lambda: not is_running_in(group), "the end of the whole pipeline")
@@ -261,10 +253,8 @@ def test_a_pipeline_does_not_outlive_a_killed_redlock(shell: Shell) -> None:
 
 def test_a_watcher_survives_a_sigterm_to_every_process(shell: Shell) -> None:
     """A service manager stops a service like this, and then kills the remaining processes."""
-    with shell.started(
-        "run", NAME, "--", "sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' | cat; sleep 60"
-    ) as command:
-        command.until_it_says("pid ")
+    program = ("sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' | cat; sleep 60")
+    with shell.started("run", NAME, "--", *program, says="pid ") as command:
         group = os.getpgid(pid_in(command.said))
         (watcher,) = [pid for pid in children(command.process.pid) if os.getpgid(pid) != group]
         os.kill(watcher, signal.SIGTERM)

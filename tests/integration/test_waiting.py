@@ -47,19 +47,27 @@ def take_and_give_back(lock: Lock) -> None:
     lock.release()
 
 
+@contextlib.contextmanager
+def blocked(nodes: Cluster, work: Callable[[], object]) -> Iterator[None]:
+    """A thread does this, and blocks on a node. After the block it ends, long before the end of a TTL."""
+    thread = started(work)
+    eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
+    yield
+    thread.join(100)
+    assert not thread.is_alive(), "the waiter was not woken"
+
+
 def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
     # After this time a waiter asks the nodes again; a pause of the machine can last as long.
     monkeypatch.setattr(wait_queue, "READ_SECONDS", 200)
     holder = client.lock("x")
     assert holder.acquire()
-    thread = started(lambda: client.lock("x", blocking_timeout=60).acquire())
-    eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
-    began, before = time.monotonic(), scripts_run(nodes[0])
-    assert not comes_true(lambda: blocked_clients(nodes.servers) != 1, within=0.8, every=0.05)
-    # A wake-up could be lost, so a waiter asks about once a second; this thread may have stood still for longer.
-    assert scripts_run(nodes[0]) - before <= 1 + (time.monotonic() - began) * 1_000 / times._LONGEST_SLEEP_MS
-    holder.release()
-    thread.join()
+    with blocked(nodes, lambda: client.lock("x", blocking_timeout=60).acquire()):
+        began, before = time.monotonic(), scripts_run(nodes[0])
+        assert not comes_true(lambda: blocked_clients(nodes.servers) != 1, within=0.8, every=0.05)
+        # A wake-up could be lost, so a waiter asks about once a second; this thread may have stood still for longer.
+        assert scripts_run(nodes[0]) - before <= 1 + (time.monotonic() - began) * 1_000 / times._LONGEST_SLEEP_MS
+        holder.release()
 
 
 def test_releases_wake_waiters_first_come_first_served(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,12 +234,9 @@ def test_the_death_of_a_node_delays_its_waiters_for_a_moment(nodes: Cluster, pla
     with client_of(nodes.urls, **LASTING) as client, client_of(nodes.urls, **LASTING) as other:
         holder = client.lock("x")
         assert holder.acquire()
-        thread = started(lambda: other.lock("x").acquire())
-        eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter")
-        nodes[place].kill()
-        holder.release()
-        thread.join(100)
-        assert not thread.is_alive(), "it does not wait for the end of a TTL"
+        with blocked(nodes, lambda: other.lock("x").acquire()):
+            nodes[place].kill()
+            holder.release()
 
 
 def test_waiters_return_to_nodes_that_refused_connections(
@@ -278,10 +283,8 @@ def wait_and_block(nodes: Cluster, client: Redlock) -> None:
     with client_of(nodes.urls, **LASTING) as other:
         holder = other.lock("z")
         assert holder.acquire()
-        thread = started(lambda: client.lock("z", blocking_timeout=60).acquire())
-        eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
-        holder.release()
-        thread.join()
+        with blocked(nodes, lambda: client.lock("z", blocking_timeout=60).acquire()):
+            holder.release()
 
 
 def test_a_hundred_waiters_of_one_client_all_get_their_turn(client: Redlock) -> None:
@@ -354,8 +357,6 @@ def test_a_signal_handler_waits_in_place_of_its_thread(
 def test_a_queued_thread_that_times_out_gets_the_holder(client: Redlock, nodes: Cluster) -> None:
     holder = client.lock("x")
     assert holder.acquire()
-    threads = [started(lambda: client.lock("x", blocking_timeout=60).acquire())]
-    eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
     told: list[LockContended] = []
 
     def wait_briefly() -> None:
@@ -363,12 +364,11 @@ def test_a_queued_thread_that_times_out_gets_the_holder(client: Redlock, nodes: 
             pass
         told.append(caught.value)
 
-    started(wait_briefly).join()
-    assert client._context.waiter_pool.local_queue.length(("x",)) == 1
-    assert "MainThread" in str(told[0])
-    holder.release()
-    for thread in threads:
-        thread.join()
+    with blocked(nodes, lambda: client.lock("x", blocking_timeout=60).acquire()):
+        started(wait_briefly).join()
+        assert client._context.waiter_pool.local_queue.length(("x",)) == 1
+        assert "MainThread" in str(told[0])
+        holder.release()
 
 
 def test_after_a_recent_wait_a_client_queues_before_its_attempt(
@@ -378,20 +378,16 @@ def test_after_a_recent_wait_a_client_queues_before_its_attempt(
     with client_of(nodes.urls, **LASTING) as rival:
         theirs, ours = rival.lock("x"), client.lock("x")
         assert theirs.acquire()
-        thread = started(lambda: take_and_give_back(ours))
-        eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
-        # Long enough to be called waiting.
-        assert not comes_true(lambda: blocked_clients(nodes.servers) != 1, within=0.1)
-        theirs.release()
-        thread.join()
+        with blocked(nodes, partial(take_and_give_back, ours)):
+            # Long enough to be called waiting.
+            assert not comes_true(lambda: blocked_clients(nodes.servers) != 1, within=0.1)
+            theirs.release()
 
         assert theirs.acquire()
         before = scripts_run(nodes[0])
-        thread = started(lambda: take_and_give_back(ours))
-        eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks again")
-        assert scripts_run(nodes[0]) == before
-        theirs.release()
-        thread.join()
+        with blocked(nodes, partial(take_and_give_back, ours)):
+            assert scripts_run(nodes[0]) == before
+            theirs.release()
 
 
 def test_without_other_waiters_a_wake_up_is_found_at_once(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +15,9 @@ from tests.integration.worker_fixture import Worker, WorkerFixture
 ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
-@contextlib.contextmanager
-def starting(fixture: WorkerFixture, directory: Path, **settings: str) -> Iterator[Worker]:
-    """A worker that may never be ready; killed at the end."""
-    worker = Worker(directory, fixture.environment | settings, ARGUMENTS)
-    try:
-        yield worker
-    finally:
-        worker.kill()
+def starting(fixture: WorkerFixture, directory: Path, **settings: str) -> Worker:
+    """A worker that may never be ready."""
+    return Worker(directory, fixture.environment | settings, ARGUMENTS)
 
 
 def log_of(worker: Worker) -> str:

@@ -83,6 +83,12 @@ class Worker:
             self.signal(signal.SIGKILL)
         self.process.wait()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
 
 class WorkerFixture:
     """Lock nodes, a broker and workers, with a sender of tasks and a reader of results."""
@@ -185,6 +191,11 @@ class WorkerFixture:
         with self.sender.connection_for_read() as connection:
             return int(connection.default_channel.client.hlen("unacked"))
 
+    def task_locks(self, task_id: str = "") -> list[dict[str, Any]]:
+        """The locks of tasks that the workers report, or those of one task."""
+        answers = self.sender.control.inspect(timeout=5, limit=1)._request("locks") or {}
+        return [lock for answer in answers.values() for lock in answer if task_id in {"", lock["task"]}]
+
     def counter(self, name: str) -> int:
         """The value of a counter."""
         return int(self.store.hget(f"store:{name}", "value") or 0)
@@ -230,11 +241,8 @@ def shell(fixture: WorkerFixture, code: str, **settings: str) -> Any:  # noqa: A
 
 def refuses_to_start(directory: Path, environment: dict[str, str], *arguments: str) -> str:
     """The output of a worker that must not start. Asserts an end with an error status and without a traceback."""
-    worker = Worker(directory, environment, arguments)
-    try:
+    with Worker(directory, environment, arguments) as worker:
         assert worker.process.wait(200) != 0
         said = worker.output.read_text()
         assert "Traceback" not in said
         return said
-    finally:
-        worker.kill()
