@@ -158,27 +158,24 @@ except Exception as error:  # whatever it is, the test reads it
 """
 
 
-def test_an_unreachable_broker_is_an_error_at_the_caller(fixture: WorkerFixture) -> None:
+@pytest.mark.parametrize(
+    ("down", "words"),
+    [
+        (("BROKER",), "refused"),
+        pytest.param(("BROKER", "RESULT"), "the result backend can't be reached", marks=pytest.mark.long),
+    ],
+    ids=["broker", "both"],
+)
+def test_an_unreachable_broker_is_an_error_at_the_caller(
+    fixture: WorkerFixture, down: tuple[str, ...], words: str
+) -> None:
+    """Also if the results are in the same Redis, as in the example."""
     # The shell has a time limit; without any of its own the call would try for ever.
-    said = shell(fixture, BROKER_DOWN, COUNTER_BROKER_URL=f"redis://127.0.0.1:{free_port()}/0")
+    url = f"redis://127.0.0.1:{free_port()}"
+    said = shell(fixture, BROKER_DOWN, **{f"COUNTER_{name}_URL": f"{url}/{db}" for db, name in enumerate(down)})
 
     assert said[:2] == ["kombu.exceptions", "OperationalError"]
-    assert "refused" in said[2]
-
-
-@pytest.mark.long
-def test_broker_and_results_down_give_the_same_error(fixture: WorkerFixture) -> None:
-    # As in the example, where both are databases of one Redis.
-    port = free_port()
-
-    said = shell(
-        fixture,
-        BROKER_DOWN,
-        COUNTER_BROKER_URL=f"redis://127.0.0.1:{port}/0",
-        COUNTER_RESULT_URL=f"redis://127.0.0.1:{port}/1",
-    )
-
-    assert said[:2] == ["kombu.exceptions", "OperationalError"]
+    assert words in said[2]
 
 
 def test_a_requeued_task_keeps_its_identity_and_its_retries(fixture: WorkerFixture, client: Redlock) -> None:
