@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
+from typing import TypeAlias
 
 import pytest
 from celery import Celery
@@ -18,11 +20,26 @@ from redlock.cli.simulate import Plan
 from redlock.settings import Settings
 from tests.no_threads import no_thread
 
+Refusal: TypeAlias = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """Gives the line on stderr of a command that is refused, and that writes nothing else."""
+
+    def refused(*words: str) -> str:
+        assert main.main(list(words)) == main.BAD_INPUT
+        output, error = capsys.readouterr()
+        assert not output
+        assert error.count("\n") == 1
+        return error
+
+    return refused
+
 
 @pytest.mark.parametrize("retries", ["many", "", "3.0"])
-def test_retries_must_be_a_whole_number(capsys: pytest.CaptureFixture[str], retries: str) -> None:
-    assert main.main(["simulate", "--retries", retries, "--resource", ""]) == main.BAD_INPUT
-    assert capsys.readouterr().err.count("\n") == 1
+def test_retries_must_be_a_whole_number(refusal: Refusal, retries: str) -> None:
+    assert refusal("simulate", "--retries", retries, "--resource", "")
 
 
 @pytest.mark.parametrize("words", [["simulate", "--retries=--"], ["run", "--ttl=--", "r"], ["status", "--nodes=--"]])
@@ -33,18 +50,14 @@ def test_two_dashes_are_no_value_of_an_option(words: list[str]) -> None:
     assert ended.value.code == main.BAD_INPUT
 
 
-def test_a_bad_setting_in_the_environment_is_one_line_too(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_setting_in_the_environment_is_one_line_too(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDLOCK_TTLL", "5")
-    assert main.main(["simulate"]) == main.BAD_INPUT
-    assert "did you mean REDLOCK_TTL?" in capsys.readouterr().err
+    assert "did you mean REDLOCK_TTL?" in refusal("simulate")
 
 
-def test_a_command_without_a_thread_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_without_a_thread_is_one_line(refusal: Refusal) -> None:
     with no_thread():
-        assert main.main(["status", "--nodes", "127.0.0.1:1"]) == main.BAD_INPUT
-    assert capsys.readouterr().err == "redlock: this process can't start a thread\n"
+        assert refusal("status", "--nodes", "127.0.0.1:1") == "redlock: this process can't start a thread\n"
 
 
 @pytest.mark.parametrize("name", ["LOG_FILE", "LOG_FILE_FILE", "HOLD", "HOLD_FILE"])
@@ -72,9 +85,8 @@ def test_an_error_shows_no_password_that_was_typed(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("app", ["user:canary@h:1", "redis:user:canary@h:1", "redis//user:canary@h:1"])
-def test_an_address_in_place_of_an_app_is_not_repeated(capsys: pytest.CaptureFixture[str], app: str) -> None:
-    assert main.main(["status", "-A", app]) == main.BAD_INPUT
-    assert "canary" not in capsys.readouterr().err
+def test_an_address_in_place_of_an_app_is_not_repeated(refusal: Refusal, app: str) -> None:
+    assert "canary" not in refusal("status", "-A", app)
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\u202e", "\ufeff", "\x07"])
@@ -126,14 +138,8 @@ def test_an_error_shows_no_control_character(capsys: pytest.CaptureFixture[str],
         (["run", "-A", "", "x", "--", "true"], "--app is empty"),
     ],
 )
-def test_bad_input_is_one_line_and_sends_no_request(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
-    assert main.main(arguments) == main.BAD_INPUT
-    output, error = capsys.readouterr()
-    assert error.startswith(f"redlock: {said}")
-    assert error.count("\n") == 1
-    assert not output
+def test_bad_input_is_one_line_and_sends_no_request(refusal: Refusal, arguments: list[str], said: str) -> None:
+    assert refusal(*arguments).startswith(f"redlock: {said}")
 
 
 @pytest.mark.parametrize(
@@ -214,14 +220,10 @@ def test_without_a_terminal_init_asks_no_question(capsys: pytest.CaptureFixture[
     ],
 )
 def test_init_refuses_what_no_client_accepts(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
 ) -> None:
     monkeypatch.setenv(f"REDLOCK_{name}", value)
-    assert main.main(["init", "--yes", "--nodes", "h:1,h:2,h:3"]) == main.BAD_INPUT
-    output, error = capsys.readouterr()
-    assert error.startswith(f"redlock: {said}")
-    assert error.count("\n") == 1
-    assert not output
+    assert refusal("init", "--yes", "--nodes", "h:1,h:2,h:3").startswith(f"redlock: {said}")
 
 
 def test_a_closed_stream_causes_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,14 +104,9 @@ def test_a_requeued_task_is_the_same_task(
     requeued = f"requeued task=id-1 resource=account:42 count=1 countdown={again['countdown']:.2f}"
     assert caplog.messages == [requeued]
     assert (again["args"], again["kwargs"], again["task_id"]) == ([42], {}, "id-1")
+    assert again["retries"] == 2, "the way back costs none of the task's own retries"
     assert (again["routing_key"], again["priority"]) == ("slow", 3)
     assert again["headers"]["trace"] == "t-1"
-
-
-def test_going_back_costs_none_of_the_tasks_own_retries(running: Deliver, sent: Sent) -> None:
-    with pytest.raises(Retry):
-        policy().apply(CONTENDED, running(retries=2))
-    assert sent[0]["retries"] == 2
 
 
 def test_each_way_back_is_counted_and_the_first_one_remembered(running: Deliver, sent: Sent) -> None:
