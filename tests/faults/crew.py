@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
         """Print the outcome; the exit status."""
         print(headline)
         for name, value in sorted(self.figures.items()):
-            print(f"  {name:<32}{value:>8}")
+            print(f"  {name:<36}{value:>8}")
         for what in self.violations[:20]:
             print(f"  VIOLATION {what}")
         print(f"  {'OK' if not self.violations else f'FAILED: {len(self.violations)} violations'}", flush=True)

@@ -20,14 +20,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from tests.faults import accepted, checker, plan
+from tests.faults import accepted, plan
 from tests.faults.clocks import COMPILER, clocked
 from tests.faults.cluster_fixture import APPS, TTL, ClusterFixture
+from tests.faults.crew import Outcome
 from tests.faults.fault_injector import KINDS, NEEDS_CLOCKS, FaultInjector
 from tests.integration.tools import comes_true, sixth_redis
 from tests.integration.worker_fixture import Worker
@@ -44,25 +45,6 @@ KINDS_HERE = tuple(kind for kind in KINDS if COMPILER is not None or kind not in
 """The kinds of fault that this machine supports."""
 
 
-class Outcome(NamedTuple):
-    """The result of a soak.
-
-    Attributes:
-        seconds: The duration, including the end.
-        struck: The number of faults of each kind.
-        sent_again: Operations that a kill of broker or worker lost: kombu takes a message off the queue before it
-            records the message as unacknowledged. The sender sends these operations again.
-        figures: The counts of the operations.
-        violations: The violations as text.
-    """
-
-    seconds: float
-    struck: Counter[str]
-    sent_again: int
-    figures: checker.Figures
-    violations: list[str]
-
-
 class Run:
     """Sends work and strikes, from one thread."""
 
@@ -72,6 +54,7 @@ class Run:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self.struck: Counter[str] = Counter()
         self.sent_again = 0
+        """Operations that the broker lost; see `_FORGETS`. The sender sends them again."""
         for fault in faults:
             self._at(fault.at, lambda fault=fault: self._strike(fault))  # type: ignore[misc]
         self._names = itertools.cycle(NAMES)
@@ -158,26 +141,15 @@ def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequen
     """Run with the options of the command."""
     faults = plan.draw(seed, seconds, every, kinds, TTL)
     (directory / "plan.json").write_text(json.dumps(faults, indent=0))
-    began = time.monotonic()
     with staffed(directory, CHILDREN, seed) as injector:
         run = Run(injector.fixture, injector, faults)
         run.go(seconds)
         run.finish()
+        found = injector.fixture.figures()._asdict() | {"forgotten_by_the_broker": run.sent_again}
+        figures = Counter({name.replace("_", " "): value for name, value in found.items()})
+        figures.update({"faults": run.struck.total()} | {f"fault: {kind}": times for kind, times in run.struck.items()})
         keeps = not _BREAKS_P1 & set(run.struck)
-        figures, violations = injector.fixture.figures(), injector.fixture.violations(keeps=keeps)
-        return Outcome(time.monotonic() - began, run.struck, run.sent_again, figures, violations)
-
-
-def report(outcome: Outcome, seed: int) -> str:
-    """The printed report."""
-    rows = [(name.replace("_", " "), value) for name, value in outcome.figures._asdict().items()]
-    rows.append(("forgotten by the broker", outcome.sent_again))
-    rows += [(f"fault: {kind}", times) for kind, times in sorted(outcome.struck.items())]
-    lines = [f"  {name:<32}{value:>8}" for name, value in rows]
-    lines += [f"  VIOLATION {what}" for what in outcome.violations[:20]]
-    verdict = "OK" if not outcome.violations else f"FAILED: {len(outcome.violations)} violations"
-    faults = sum(outcome.struck.values())
-    return "\n".join([f"seed {seed}: {outcome.seconds:.0f} s, {faults} faults", *lines, verdict])
+        return Outcome(figures, injector.fixture.violations(keeps=keeps))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,9 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--minutes and --every must be above 0")
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as scratch:
         directory, kinds = given.directory or Path(scratch), tuple(given.kind or KINDS_HERE)
+        began = time.monotonic()
         outcome = soak(given.seed, given.minutes * 60, given.every, directory, kinds)
-    print(report(outcome, given.seed))
-    return 1 if outcome.violations else 0
+    return outcome.report(f"seed {given.seed}: {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":
