@@ -34,15 +34,14 @@ _CLEAR = "\x1b[2J\x1b[H"
 
 def simulate(options: argparse.Namespace) -> int:
     """Run `redlock simulate`, and return its exit status."""
-    lock = settings_from(options, "nodes", "ttl")
-    names = ("delays", "hold", "retries", "retry_delay", "resource", "log_file")
-    plan = read(simulation.Plan, os.environ, "SIMULATE_", options=given(options, *names))
+    lock = settings_from(options)
+    plan = read(simulation.Plan, os.environ, "SIMULATE_", options=given(options, simulation.Plan))
     return simulation.run(plan, lock, embedded=options.embedded)
 
 
 def init(options: argparse.Namespace) -> int:
     """Run `redlock init`, and return its exit status."""
-    lock = settings_from(options, "nodes")
+    lock = settings_from(options)
     # The nodes would vote for no client if these settings are invalid.
     lock.client().close()
     nodes = lock.addresses
@@ -59,7 +58,7 @@ def init(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Run `redlock status`, and return its exit status."""
-    lock = settings_from(options, "nodes")
+    lock = settings_from(options)
     timeout, most = _validation.number("--timeout", options.timeout), _validation.count("--most", options.most, least=1)
     while True:
         found = cluster_status(
@@ -78,7 +77,7 @@ def status(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Run `redlock doctor`, and return its exit status."""
-    lock = settings_from(options, "nodes", "ttl")
+    lock = settings_from(options)
     findings = diagnosis.check(
         lock,
         broker=broker_from(options),
@@ -101,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     """Run `redlock run`, and return its exit status."""
     if not options.command:
         raise ConfigurationError("run needs a program: redlock run RESOURCE -- COMMAND ...")
-    lock = settings_from(options, "nodes", "ttl")
+    lock = settings_from(options)
     wait = _validation.acquire_timeout(options.wait, "--wait")
     # Refuses a wrong ttl, before `--grace` is made from the ttl.
     client = lock.client()
@@ -123,7 +122,7 @@ def release(options: argparse.Namespace) -> int:
     """Run `redlock release`, and return its exit status."""
     if not options.force:
         raise ConfigurationError("only the holder can release a lock; --force takes the lock away from any holder")
-    lock = settings_from(options, "nodes")
+    lock = settings_from(options)
     with lock.client() as client:
         lease = force_release.target(client, options.resource)
         if lease is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def settings_from(options: argparse.Namespace, *names: str) -> Settings:
-    """Return the lock's settings. The command line has options for the settings in `names`."""
-    values = given(options, *names)
+def settings_from(options: argparse.Namespace) -> Settings:
+    """Return the lock's settings."""
+    values = given(options, Settings)
     if options.app is None:
         return read(Settings, os.environ, ENVIRONMENT, options=values)
     app = _app(options)
@@ -73,6 +74,7 @@ def text_of(options: argparse.Namespace, name: str) -> str:
     return value or ""
 
 
-def given(options: argparse.Namespace, *names: str) -> dict[str, object]:
-    """Return the options that are set on the command line."""
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+def given(options: argparse.Namespace, kind: type) -> dict[str, object]:
+    """Return the options of the command line that have the name of a field of this dataclass."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in vars(options).items() if name in names and value is not None}
