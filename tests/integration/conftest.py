@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine
 
 from redlock import Redlock
 from redlock.asyncio import _cancel_scope
-from redlock.testing.redis_server import Cluster, Server, cluster
+from redlock.testing.redis_server import Cluster, cluster
 from tests.integration.browser import Browser
 from tests.integration.databases import has_mariadb, mariadb, postgresql
 from tests.integration.fence_adapters import (
@@ -55,10 +55,10 @@ def rival(nodes: Cluster) -> Iterator[Redlock]:
 
 
 @pytest.fixture
-def new_servers() -> Iterator[list[Server]]:
+def new_servers() -> Iterator[Cluster]:
     """Three servers that no client and no operator knows."""
     with new_server() as first, new_server() as second, new_server() as third:
-        yield [first, second, third]
+        yield Cluster([first, second, third])
 
 
 @pytest.fixture(scope="module")

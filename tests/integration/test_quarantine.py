@@ -103,8 +103,8 @@ def test_a_node_restored_from_an_old_snapshot_abstains() -> None:
         assert client.lock("after").acquire()
 
 
-def test_new_nodes_vote_after_the_longest_lease(new_servers: list[Server]) -> None:
-    with client_of([server.url for server in new_servers], ttl=4.5, max_ttl=5.0) as client:
+def test_new_nodes_vote_after_the_longest_lease(new_servers: Cluster) -> None:
+    with client_of(new_servers.urls, ttl=4.5, max_ttl=5.0) as client:
         with pytest.raises(QuorumUnavailable, match=r"abstains for another 5\.[01] s"):
             client.lock("x").acquire(blocking=False)
         assert client.lock("x").acquire(), "waiting without a limit outlasts the quarantine"
@@ -201,9 +201,9 @@ def test_a_rejecting_node_and_two_dead_nodes_are_no_quorum(nodes: Cluster, brief
         assert fresh.lock("z").acquire(), "the two are back, and have been known for long enough"
 
 
-def test_a_new_node_abstains_for_the_longest_that_a_client_asks(new_servers: list[Server]) -> None:
+def test_a_new_node_abstains_for_the_longest_that_a_client_asks(new_servers: Cluster) -> None:
     """The client with the smaller `max_ttl` comes first; the node has forgotten the lease of another client."""
-    urls = [server.url for server in new_servers]
+    urls = new_servers.urls
     with client_of(urls, ttl=5.0, max_ttl=5.0) as hasty, client_of(urls, ttl=5.0, max_ttl=60.0) as right:
         for client, expected in (
             (hasty, r"another 5\.[01] s"),
@@ -212,7 +212,7 @@ def test_a_new_node_abstains_for_the_longest_that_a_client_asks(new_servers: lis
         ):
             with pytest.raises(QuorumUnavailable, match=expected):
                 client.lock("x").acquire(blocking=False)
-        assert [record(server, "fingerprint") for server in new_servers] == [None] * 3, "no node has voted yet"
+        assert [record(server, "fingerprint") for server in new_servers.servers] == [None] * 3, "no node has voted yet"
 
 
 def test_another_number_of_nodes_gets_no_lease_with_a_quorum(nodes: Cluster, brief: Redlock) -> None:
