@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.bench import START_SECONDS, TTL
+from benchmarks.bench import TTL
 from benchmarks.environment import ASYNC_RELEASE, OURS, ROOT, prepare
 from benchmarks.process import PeerFailed, Process
 from benchmarks.report import Figures, Table, median, micros, ratio, spread
@@ -73,7 +73,7 @@ def run(bench: Bench, ref: str) -> Table:
             for kind in (OURS, ASYNC_RELEASE):
                 program = prepare(kind)._replace(directory=side.directory)
                 process = stack.enter_context(Process(program, bench.options.out / "peers.log"))
-                process.ask("connect", START_SECONDS, urls=urls, ttl=TTL)
+                process.ask("connect", urls=urls, ttl=TTL)
                 running[kind, place] = process
                 found[kind, place] = Figures()
         rounds = bench.rounds(_ROUNDS)

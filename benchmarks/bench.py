@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
 
 TTL = 5.0
-START_SECONDS = 30.0
 
 
 class Options(NamedTuple):
@@ -76,7 +75,7 @@ class Bench:
         """A connected process of a peer; `near` are addresses of the same nodes without a delay."""
         with self.process(kind) as process:
             check = nodes_of(kind, near or urls)
-            process.ask("connect", START_SECONDS, urls=nodes_of(kind, urls), check=check, ttl=ttl)
+            process.ask("connect", urls=nodes_of(kind, urls), check=check, ttl=ttl)
             yield process
 
     def say(self, text: str) -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+START_SECONDS = 30.0
+"""The time for the start of a peer, and for a command without a time of its own."""
+
+
 class PeerFailed(Exception):
     """A peer ended or did not answer in time; the message has the reason."""
 
@@ -108,7 +112,7 @@ class Process:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
-    def ask(self, do: str, within: float, **said: object) -> dict[str, Any]:
+    def ask(self, do: str, within: float = START_SECONDS, **said: object) -> dict[str, Any]:
         """Send a command and wait for the reply."""
         self.tell(do, **said)
         return self.hear(within)

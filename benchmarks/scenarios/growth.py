@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.bench import START_SECONDS, TTL, lock_nodes, sixth_server
+from benchmarks.bench import TTL, lock_nodes, sixth_server
 from benchmarks.environment import OURS
 from benchmarks.process import PeerFailed
 from benchmarks.report import Figures, Table, median, micros, spread
@@ -40,9 +40,7 @@ def _nodes(bench: Bench) -> Table:
             bench.say(f"{count} nodes")
             with lock_nodes(count) as nodes, bench.connected(OURS, nodes.urls) as process:
                 before = servers_cpu(nodes)
-                said = process.ask(
-                    "cycle", START_SECONDS, name="grow", names=64, seconds=bench.seconds(2.0), count=None, settle=True
-                )  # fmt: skip
+                said = process.ask("cycle", name="grow", names=64, seconds=bench.seconds(2.0), count=None, settle=True)
                 figures[count].add(said)
                 served[count].append((servers_cpu(nodes) - before) / said["pairs"])
     rows: list[list[Cell]] = [

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import Redis
 
-from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of, sixth_server
+from benchmarks.bench import TTL, lock_nodes, nodes_of, sixth_server
 from benchmarks.environment import ASYNC_RELEASE, FLOORS, LIMIT, OURS
-from benchmarks.process import PeerFailed
+from benchmarks.process import START_SECONDS, PeerFailed
 from benchmarks.report import Table, median, micros, quantile, ratio, spread
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ KINDS = (
     ),
 )
 _NAME = "it"
-_READY, _LONG = 60.0, 30.0
+_READY = 60.0
 DONE = 20.0
 """Seconds within which a task that may run must run."""
 
@@ -94,7 +94,7 @@ class Play(NamedTuple):
         Raises:
             Refused: The call in the sender raised an error.
         """
-        answer = self.sender.ask("send", _LONG, name=_NAME, number=number, seconds=seconds, retries=retries)
+        answer = self.sender.ask("send", name=_NAME, number=number, seconds=seconds, retries=retries)
         if "error" in answer:
             raise Refused(answer["error"])
         given: str | None = answer["id"]
@@ -102,7 +102,7 @@ class Play(NamedTuple):
 
     def revoke(self, task_id: str | None) -> None:
         """Terminate a running task."""
-        self.sender.ask("revoke", _LONG, id=task_id)
+        self.sender.ask("revoke", id=task_id)
 
     def log(self, what: str, number: int | None = None) -> list[dict[str, Any]]:
         """The lines of this kind, of one task or of all."""

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from typing_extensions import Self
-
     from redlock.testing.redis_server import Cluster, Server
     from tests.proxy import Proxy
 
@@ -35,50 +33,25 @@ LOCKS = tuple(kind for kind in PEERS if kind.name in {"ours", "redlock-py", "red
 NAME = "it"
 NODE_TIMEOUT_MS = 100
 """The timeout of node-redlock's Redis clients, equal to that of the other peers."""
-_START = 30.0
 
 
 class Refused(Exception):
     """A peer raised, hung or ended; the message is its own."""
 
 
-class Player:
-    """A client of a lock.
+class Player(Process):
+    """A client of a lock."""
 
-    Args:
-        kind: The library.
-        program: The program of the client.
-        log: The file for its standard error.
-    """
-
-    def __init__(self, kind: Kind, program: Program, log: Path) -> None:
-        self.kind = kind
-        self.key = NAME
-        self._process = Process(program, log)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-
-    def ask(self, do: str, within: float = _START, **said: object) -> dict[str, Any]:
-        """Send a command and wait for the reply.
-
-        Raises:
-            Refused: The client raised an error or did not reply within this time in seconds.
-        """
-        self.tell(do, **said)
-        return self.hear(within)
-
-    def tell(self, do: str, **said: object) -> None:
-        """Send a command."""
-        self._process.tell(do, **said)
+    key = NAME
 
     def hear(self, within: float) -> dict[str, Any]:
-        """Wait for the reply."""
+        """Wait for the reply.
+
+        Raises:
+            Refused: The client raised an error, ended or did not reply within this time in seconds.
+        """
         try:
-            answer = self._process.hear(within)
+            answer = super().hear(within)
         except PeerFailed as why:
             raise Refused(str(why)) from None
         if "error" in answer:
@@ -89,22 +62,14 @@ class Player:
         """Acquire the lock; the reply has the times before and after."""
         return self.ask("take", within, name=name)
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the client."""
-        os.kill(self._process.pid, number)
-
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Freeze the client inside the block."""
-        self.signal(signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            self.signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """Kill the client."""
-        self._process.kill()
+            os.kill(self.pid, signal.SIGCONT)
 
 
 class WorkerFixture(NamedTuple):
@@ -130,7 +95,7 @@ class WorkerFixture(NamedTuple):
 
         `node_timeout_ms` is for node-redlock only; 0 means no timeout.
         """
-        with Player(self.kind, _program(self.kind, node_timeout_ms), self.out / "survival.log") as player:
+        with Player(_program(self.kind, node_timeout_ms), self.out / "survival.log") as player:
             urls = [link.url for link in self.links] if linked else self.nodes.urls
             player.key = player.ask("connect", urls=urls, ttl=ttl)["prefix"] + NAME
             yield player
