@@ -9,13 +9,9 @@ Invariants:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import json
-import os
-import platform
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +19,7 @@ from benchmarks import against, goals, plot
 from benchmarks.bench import Bench, Options
 from benchmarks.environment import ROOT
 from benchmarks.process import PeerFailed
+from benchmarks.report import machine
 from redlock import RedlockError
 
 if TYPE_CHECKING:
@@ -79,25 +76,11 @@ def _against(options: argparse.Namespace) -> int:
 
 
 def _write(out: Path, tables: Sequence[Table], missing: dict[str, str]) -> None:
-    with contextlib.suppress(OSError):
-        load = os.getloadavg()
-    machine = {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "python": platform.python_version(),
-        "system": platform.platform(), "processors": os.cpu_count(), "load": load,
-    }  # fmt: skip
+    written = ("scenario", "title", "columns", "rows", "raw")
     results = {
-        "machine": machine,
+        "machine": machine(),
         "not measured": missing,
-        "tables": [
-            {
-                "scenario": one.scenario,
-                "title": one.title,
-                "columns": list(one.columns),
-                "rows": one.rows,
-                "raw": one.raw,
-            }
-            for one in tables
-        ],
+        "tables": [{name: getattr(one, name) for name in written} for one in tables],
     }
     (out / "results.json").write_text(json.dumps(results, indent=1))
     (out / "results.svg").write_text(plot.svg(tables))

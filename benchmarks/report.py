@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
 import statistics
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -72,6 +75,18 @@ class Figures:
     def raw(self) -> dict[str, list[float]]:
         """The values of all rounds, for the JSON."""
         return {"rates": self.rates, "cpu": self.cpu}
+
+
+def machine() -> dict[str, object]:
+    """This machine at this time, for the JSON."""
+    try:
+        load = os.getloadavg()
+    except OSError:
+        load = None
+    return {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "python": platform.python_version(),
+        "system": platform.platform(), "processors": os.cpu_count(), "load": load,
+    }  # fmt: skip
 
 
 def shown(cell: Cell) -> str:

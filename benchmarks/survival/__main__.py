@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import platform
 import re
 import sys
 import time
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.environment import ENVIRONMENTS, ROOT, Missing, prepare
 from benchmarks.process import PeerFailed
+from benchmarks.report import machine
 from benchmarks.survival import cluster, locks, tasks
 from benchmarks.survival.outcome import Outcome, brief, cell, differing, markdown
 from benchmarks.survival.workers import LOCKS, Refused, fixture
@@ -147,10 +146,7 @@ def _text(kinds: Sequence[Kind], rows: Rows, missing: dict[str, str], runs: int)
 
 def _results(rows: Rows, missing: dict[str, str]) -> dict[str, object]:
     return {
-        "machine": {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "python": platform.python_version(),
-            "processors": os.cpu_count(), "load": os.getloadavg(),
-        },
+        "machine": machine(),
         "versions": _versions(list(rows[next(iter(rows))])),
         "not measured": missing,
         "rows": {asked: {peer: [one._asdict() for one in runs] for peer, runs in found.items()}
