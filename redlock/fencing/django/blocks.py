@@ -17,14 +17,7 @@ from redlock.errors import ConfigurationError
 
 
 class FencedAtomic(transaction.Atomic):  # type: ignore[misc]  # Django has no types
-    """The durable `atomic` block of a fenced transaction.
-
-    Args:
-        using: The alias of the database.
-    """
-
-    def __init__(self, using: str) -> None:
-        super().__init__(using, savepoint=True, durable=True)
+    """The `atomic` block of a fenced transaction, by which its connection has an open fence."""
 
 
 def fenced_aliases() -> list[str]:

@@ -150,7 +150,8 @@ class DjangoTransaction:
         self._using = using
         self._connection: Any = connections[using]
         self._atomic: Any = None
-        self._in_test_case_before = False
+        self._in_test_case = False
+        """Whether the outermost block is that of Django's `TestCase`, which never commits."""
         self._is_committed = False
         self.failure_after_commit: BaseException | None = None
 
@@ -164,9 +165,9 @@ class DjangoTransaction:
 
     def begin(self) -> None:
         """Begin the outermost transaction of the connection."""
-        connection, in_test = self._connection, self._in_test_case
-        self._in_test_case_before = in_test
-        if connection.in_atomic_block and not in_test:
+        connection, around = self._connection, self._connection.atomic_blocks
+        self._in_test_case = bool(around) and all(getattr(block, "_from_testcase", False) for block in around)
+        if connection.in_atomic_block and not self._in_test_case:
             raise ConfigurationError(
                 "fenced() is inside an atomic block, and the fence must be the first statement of a transaction: "
                 "move it outside, and decorate views with transaction.non_atomic_requests under ATOMIC_REQUESTS"
@@ -175,23 +176,17 @@ class DjangoTransaction:
             raise ConfigurationError(
                 f"autocommit is off for the database {self._using!r}: Django would not commit the block; turn it on"
             )
-        self._atomic = blocks.FencedAtomic(self._using)
+        self._atomic = blocks.FencedAtomic(self._using, savepoint=True, durable=True)
         self._atomic.__enter__()
 
     def prepare(self) -> None:
-        """Send the statements that come before the fence; a test case has begun long before, and never commits."""
-        if not self._in_test_case_before:
+        """Send the statements that come before the fence; a test case has begun long before."""
+        if not self._in_test_case:
             transaction.on_commit(self._note_commit, using=self._using)  # before each function of the body
         if self._connection.vendor == "sqlite":
             self._connection.execute_wrappers.append(self._refuse_after_end)
-        if self.dialect.before_begin and not self._in_test_case_before:
+        if self.dialect.before_begin and not self._in_test_case:
             self.execute(self.dialect.before_begin, {})
-
-    @property
-    def _in_test_case(self) -> bool:
-        """Whether all open blocks are those that Django's TestCase wraps around a test."""
-        blocks = self._connection.atomic_blocks
-        return bool(blocks) and all(getattr(block, "_from_testcase", False) for block in blocks)
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run a statement on the connection."""
