@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[1]
 LONGEST_SENTENCE = 30
 LARGEST_SHARE = 0.02
 LARGEST_TOTAL = 0.01
-LONGEST_NAME = 60
 """The share of all files together."""
+LONGEST_NAME = 60
+"""Characters of the name of a test."""
 FEWEST_WORDS = 50
 """The share of vague words has no meaning in a shorter text."""
 _PRONOUNS = "who|whom|whose|whoever|somebody|someone|nobody|anybody|everybody|everyone|what|whatever|it|ones"
