@@ -84,6 +84,10 @@ class LockNode(Server):
         # A later start must not restore this snapshot.
         (self.directory / "dump.rdb").unlink(missing_ok=True)
 
+    def stop(self) -> None:
+        """As `kill`: the node keeps its address and its directory, which the end of `lock_nodes` removes."""
+        self.kill()
+
     def cut(self) -> None:
         """End all connections and refuse new connections. The node runs on and keeps its memory.
 

@@ -286,4 +286,4 @@ def running(servers: Sequence[Server], prefix: str = "") -> Iterator[Cluster]:
         yield Cluster(servers)
     finally:
         for server in servers:
-            server.stop()
+            Server.stop(server)  # the `stop` of a lock node keeps its directory

@@ -18,6 +18,7 @@ pytest_plugins = ["pytester"]
 
 WAYS: dict[str, Callable[[LockNode], object]] = {
     "kill": lambda node: node.kill(),
+    "stop": lambda node: node.stop(),
     "freeze": lambda node: node.freeze(),
     "cut": lambda node: node.cut(),
     "empty": lambda node: node.empty(),
