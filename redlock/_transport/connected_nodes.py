@@ -188,6 +188,11 @@ class ConnectedNodes:
             if one.handle is not None:
                 self.lost(one, "interrupted in the middle of a command")
 
+    def hold_back(self) -> None:
+        """Keep the commands in the outboxes back; see `NodeConnection.hold_back`."""
+        for one in self.all:
+            one.hold_back()
+
     def drop_requests(self) -> None:
         """Leave only commands in the outboxes that were held back; see `NodeConnection.drop_requests`.
 

@@ -4,7 +4,7 @@ Invariants:
 1. No I/O and no clock. The driver writes `outbox`, and owns the connected socket, which is opaque here.
 2. A late reply belongs to the tally of its own round and never counts for another attempt.
 3. A node that let a round time out is *suspect* until its next reply, and no round waits for a suspect node.
-4. Commands that were held back go out in the same piece as the next command, in front of the command.
+4. A command that is held back stays in the outbox until the next write, in front of the commands of later rounds.
 """
 
 from __future__ import annotations
@@ -58,10 +58,8 @@ class NodeConnection:
         """Whether the system has not accepted all bytes: the driver waits until the socket accepts more."""
         self.is_sending = False
         """Whether a send has begun and its result is not noted: the node may have half of a command."""
-        self.held_back = b""
-        """Commands that go out with the next command, or by `flush`."""
-        self._unheld = b""
-        """The commands that were held back before and went into the outbox last."""
+        self._held_back: bytes | bytearray = b""
+        """The outbox after the last command that was held back."""
         self.reader = ReplyReader()
 
     @property
@@ -93,40 +91,24 @@ class NodeConnection:
         unanswered = [tally for tally in self.pending if tally is not None]
         self.handle, self.reason, self.suspect_since_ms = None, reason, None
         self.pending.clear()
-        self.outbox, self.held_back, self.is_blocked, self.is_sending = b"", b"", False, False
+        self.outbox, self.is_blocked, self.is_sending = b"", False, False
         return unanswered
 
     def request(self, words: bytes, tally: VoteTally) -> bool:
         """Put a command, whose reply belongs to this tally, into the outbox; False if too many are overdue."""
-        pending = self.pending
-        pending.append(tally)
-        if self.held_back:
-            # An exception between two of these lines must lose no command that was held back.
-            self._unheld = self.held_back
-            self.outbox += self.held_back + words
-            self.held_back = b""
-        else:
-            self.outbox += words
-        return len(pending) <= MOST_PENDING and not (self.is_blocked and len(self.outbox) > MOST_UNSENT)
-
-    def hold_back(self, words: bytes, tally: VoteTally) -> None:
-        """Keep a command back until the next command or `flush`."""
         self.pending.append(tally)
-        self.held_back += words
+        self.outbox += words
+        return len(self.pending) <= MOST_PENDING and not (self.is_blocked and len(self.outbox) > MOST_UNSENT)
 
-    def flush(self) -> None:
-        """Put the commands that were held back into the outbox."""
-        if self.held_back:
-            self._unheld = self.held_back
-            self.outbox += self.held_back
-            self.held_back = b""
+    def hold_back(self) -> None:
+        """Keep the commands in the outbox back until the next write, also if `drop_requests` is called before."""
+        self._held_back = self.outbox
 
     def drop_requests(self) -> None:
         """Leave only commands in the outbox that were held back."""
         # A release is unique, so an outbox that begins with releases was not written since. An extension is not unique.
         # An extension that is sent although no code counts its reply prolongs a key by one TTL at most.
-        self.outbox = self._unheld if self.outbox.startswith(self._unheld) else b""
-        self.flush()
+        self.outbox = self._held_back if self.outbox.startswith(self._held_back) else b""
 
     def load_scripts(self) -> None:
         """Put commands into the outbox that load all scripts, unless they are under way; the replies are ignored.
@@ -135,7 +117,6 @@ class NodeConnection:
         """
         if self.loading:
             return
-        self.flush()
         self.loading = len(SCRIPTS)
         self.pending.extend([None] * len(SCRIPTS))
         self.outbox += LOAD_SCRIPTS
@@ -144,4 +125,5 @@ class NodeConnection:
         """Put back the rest of a piece from the outbox, which the system has not accepted."""
         rest = words if isinstance(words, bytearray) else bytearray(words)
         del rest[:sent]
-        self.outbox, self.is_blocked = rest, bool(rest)
+        # An empty rest can be what was held back, which later commands must not change.
+        self.outbox, self.is_blocked = rest or b"", bool(rest)

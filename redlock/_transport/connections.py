@@ -48,29 +48,26 @@ class NodeConnections(ConnectedNodes):
             return self.all
         return self._release_orders[codec.waiting_order(command.names, len(self.all))[0]]
 
-    def begin(self, round_: Round, now_ms: int, *, hold: bool = False) -> VoteTally:
-        """Begin a round: its command is in the outboxes then, or held back."""
+    def begin(self, round_: Round, now_ms: int) -> VoteTally:
+        """Begin a round: its command is in the outboxes then."""
         command, to = round_.command, round_.to
         words = self._codec.encode(command)
         tally = VoteTally(round_, len(self.all), now_ms)
         admits = SCRIPTS[type(command)].admits
         if not self._all_fit or to is not None:
-            self._begin_partly(tally, words, to, hold=hold)
+            self._begin_partly(tally, words, to)
             return tally
         for one in self.order(command):
             own_words = words + one.run_id_argument if admits else words
-            if hold:
-                # As `hold_back`, and below as `request`, for speed.
-                one.pending.append(tally)
-                one.held_back += own_words
-            elif not (one.outbox or one.held_back or len(one.pending) >= MOST_PENDING):
+            if not (one.outbox or len(one.pending) >= MOST_PENDING):
+                # As `request`, for speed.
                 one.pending.append(tally)
                 one.outbox = own_words
             elif not one.request(own_words, tally):
                 self._lost_as_overdue(one)
         return tally
 
-    def _begin_partly(self, tally: VoteTally, words: bytes, to: tuple[int, ...] | None, *, hold: bool) -> None:
+    def _begin_partly(self, tally: VoteTally, words: bytes, to: tuple[int, ...] | None) -> None:
         """Begin a round that not all nodes get, or for which not all nodes are fit."""
         command, admits = tally.command, SCRIPTS[type(tally.command)].admits
         barred = admits and vote_checks.is_barred(self.all)
@@ -83,8 +80,6 @@ class NodeConnections(ConnectedNodes):
                 tally.cast(one.place, vote_checks.not_asked(one, refused=refused))
             elif not one.is_fit:
                 tally.cast(one.place, self._request_unavailable(one, tally, own_words))
-            elif hold:
-                one.hold_back(own_words, tally)
             elif not one.request(own_words, tally):
                 self._lost_as_overdue(one)
 

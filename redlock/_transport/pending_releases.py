@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from redlock._transport.connections import RELEASE_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from redlock._core.protocol import Outcome, Steps
     from redlock._core.vote_tally import VoteTally
-    from redlock._transport.connection import NodeConnection
 
 _AT_ONCE_MS = 1
 _MOST_HELD_BACK = 64
@@ -44,15 +43,10 @@ class PendingRelease(NamedTuple):
 
 
 class PendingReleases(deque[PendingRelease]):
-    """The asynchronous releases of a connection set that have no known outcome yet, the oldest first.
+    """The asynchronous releases of a connection set that have no known outcome yet, the oldest first."""
 
-    Args:
-        connections: The connections of the set.
-    """
-
-    def __init__(self, connections: Sequence[NodeConnection]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._connections = connections
         self._last_ms: int | None = None
         self.returns_at_once = False
         """Whether the thread usually sends its next round right after a release, so that a release is held back."""
@@ -64,11 +58,8 @@ class PendingReleases(deque[PendingRelease]):
         """A round or a release is sent together with all releases that were held back, or is held back too."""
         if self._last_ms is not None:
             self.returns_at_once, self._last_ms = sent_ms - self._last_ms <= _AT_ONCE_MS, None
-        if self.held_back and not hold:
-            # The connections that have no command of the round send the releases now.
+        if not hold:
             self.held_back = 0
-            for connection in self._connections:
-                connection.flush()
 
     def note_release(self, release: PendingRelease, *, held: bool) -> None:
         """A release is sent or held back."""
@@ -85,15 +76,12 @@ class PendingReleases(deque[PendingRelease]):
         )
 
     def flush(self, now_ms: int) -> None:
-        """Put everything that is held back into the outboxes."""
+        """Everything that is held back is sent now."""
         if self.held_back:
             for pending in itertools.islice(reversed(self), self.held_back):
                 # The time for the replies counts from now on, however long this thread was stopped meanwhile.
                 pending.tally.sent_ms = now_ms
             self.held_back, self.returns_at_once = 0, False
-        # Not only releases: the renewals that share an exchange are held back for a moment too.
-        for connection in self._connections:
-            connection.flush()
 
     def report(self, now_ms: int, over: int = 0) -> None:
         """Report the outcomes that are known. The first `over` releases end with the votes that they have."""

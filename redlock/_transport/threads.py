@@ -66,7 +66,7 @@ class ConnectionSet(Mutex):
     def _reset(self) -> None:
         self.state = NodeConnections(self._nodes, self._codec, self._timeout_ms, now_ms())
         self._sockets = Sockets(self._nodes, self.state)
-        self.releases = PendingReleases(self.state.all)
+        self.releases = PendingReleases()
 
     def set_deadline(self, until_ms: int | None) -> None:
         """Set the deadline of the next rounds; None for two node timeouts from now."""
@@ -214,9 +214,11 @@ class ConnectionSet(Mutex):
             self._make_ready(command)
             now = now_ms()
         self.rounds += 1
-        tally = state.begin(round_, now, hold=hold)
+        tally = state.begin(round_, now)
         self.releases.note_round(now, hold=hold)
-        if not hold:
+        if hold:
+            state.hold_back()
+        else:
             self._sockets.write(state.order(command))
         return tally
 

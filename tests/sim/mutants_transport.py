@@ -39,13 +39,14 @@ _connection("a part of a command is never sent", "        del rest[:sent]\n", " 
 _sockets("a blocked send counts as sent", "                sent = 0\n", "                sent = len(words)\n")
 _connection(
     "releases that were held back are lost with the next command",
-    "            self.outbox += self.held_back + words\n",
-    "            self.outbox += words\n",
+    "        self.outbox += words\n",
+    "        self.outbox = words\n",
     f"{UNIT}connections.py::test_a_held_back_command_goes_out_with_the_next_command",
 )
-_connection.without(
+_threads(
     "a flush sends nothing",
-    "self.outbox += self.held_back",
+    "        self.releases.flush(now)\n        self._sockets.write(self.state.all)\n",
+    "        self.releases.flush(now)\n",
     f"{DIRECTED}releases_in_quick_succession_reach_the_nodes_at_once",
 )
 _connection(
@@ -56,7 +57,7 @@ _connection(
 _connection.without("replies of a lost connection are still awaited", "self.pending.clear()")
 _connection(
     "bytes of a lost connection go out on the next one",
-    'self.outbox, self.held_back, self.is_blocked, self.is_sending = b"", b"", False, False',
+    'self.outbox, self.is_blocked, self.is_sending = b"", False, False',
     "self.is_blocked = self.is_sending = False",
     f"{UNIT}connected_nodes.py::test_a_lost_connection_drops_its_bytes_and_what_it_held_back",
 )
@@ -254,12 +255,6 @@ _releases.without(
     "the time of a held release counts from its call",
     "pending.tally.sent_ms = now_ms",
     f"{UNIT}pending_releases.py::test_the_time_of_a_held_back_release_counts_from_its_send",
-)
-_releases(
-    "a round to other nodes leaves releases behind",
-    "            self.held_back = 0\n            for connection in self._connections:\n                connection.flush()\n",
-    "            self.held_back = 0\n",
-    f"{UNIT}pending_releases.py::test_a_round_to_no_node_sends_what_was_held_back",
 )
 _releases(
     "a renewal prolongs the time of a release",

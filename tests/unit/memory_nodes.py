@@ -101,9 +101,12 @@ class Client:
         self.state.connected(self[place], Handle(), f"{place}" * 40 if run_id is None else run_id, own)
 
     def begin(self, command: Command = ATTEMPT, wait: Wait = Wait.DECIDED, *, hold: bool = False) -> VoteTally:
-        """Begin a round and write everything."""
-        tally = self.state.begin(Round(command, wait), self.now, hold=hold)
-        self.write()
+        """Begin a round, and write everything or hold everything back."""
+        tally = self.state.begin(Round(command, wait), self.now)
+        if hold:
+            self.state.hold_back()
+        else:
+            self.write()
         return tally
 
     def write(self, places: Iterable[int] | None = None) -> None:

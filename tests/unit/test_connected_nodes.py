@@ -158,10 +158,9 @@ def test_a_release_waits_for_no_dial_if_a_quorum_is_connected() -> None:
 def test_a_lost_connection_drops_its_bytes_and_what_it_held_back() -> None:
     client = Client()
     client.begin(RELEASE, Wait.COUNTED, hold=True)
-    client[0].keep(b"EVALSHA", 2)
+    client[0].keep(client[0].outbox, 2)
     client.state.lost(client[0], "gone")
     client.connect(0)
-    client[0].flush()
     assert (client[0].outbox, client[0].is_blocked, len(client[0].pending)) == (b"", False, 0)
 
 
@@ -242,12 +241,12 @@ def test_addresses_of_the_same_server_cast_one_vote(caplog: pytest.LogCaptureFix
 def test_requests_that_were_not_sent_are_dropped() -> None:
     client = Client()
     client.begin(RELEASE, Wait.COUNTED, hold=True)
-    for one in client.state.all[:2]:
-        one.outbox = b"EVALSHA"
+    released = client[0].outbox
+    client[0].outbox += b"EVALSHA"
     client[1].keep(b"EVALSHA", 3)
     client[2].is_sending = True
     client.state.drop_requests()
-    assert client[0].outbox.startswith(b"*"), "only what was held back"
+    assert client[0].outbox == released, "only what was held back"
     for one in client.state.all[1:3]:
         assert (one.handle, one.outbox) == (None, b""), "after half a command the node would read no other"
     assert not client[2].is_sending, "the next connection begins anew"
@@ -256,7 +255,7 @@ def test_requests_that_were_not_sent_are_dropped() -> None:
 def test_releases_stay_when_the_request_behind_them_is_dropped() -> None:
     client = Client()
     client.begin(RELEASE, Wait.COUNTED, hold=True)
-    held_back = client[0].held_back
+    held_back = client[0].outbox
     assert held_back
     client.state.begin(Round(ATTEMPT), client.now)
     assert len(client[0].outbox) > len(held_back)
@@ -266,6 +265,12 @@ def test_releases_stay_when_the_request_behind_them_is_dropped() -> None:
     client.state.begin(Round(ATTEMPT), client.now)
     client.state.drop_requests()
     assert [one.outbox for one in client.state.all] == [b""] * 5, "the releases were sent before"
+    client[0].keep(b"EVALSHA", 3)
+    client[0].hold_back()
+    client[0].keep(client[0].outbox, 4)
+    client.state.begin(Round(ATTEMPT, to=(0,)), client.now)
+    client.state.drop_requests()
+    assert client[0].outbox == b"", "a socket that refused bytes has taken them since"
 
 
 def test_a_set_is_awaited_until_every_reply_has_come() -> None:

@@ -480,7 +480,6 @@ def test_a_held_back_command_goes_out_with_the_next_command() -> None:
     client.receive(3, RELEASED + RELEASED + DENIAL)
     assert [client.letters(one) for one in (*held, tally)] == ["...G.", "...G.", "...D."]
     client.begin(RELEASE, Wait.COUNTED, hold=True)
-    client[3].flush()
     client.write([3])
     assert client[3].handle.kinds()[3:] == ["Release"]
 

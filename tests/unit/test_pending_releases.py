@@ -14,7 +14,7 @@ class Releasing(Client):
 
     def __init__(self) -> None:
         super().__init__()
-        self.releases = PendingReleases(self.state.all)
+        self.releases = PendingReleases()
         self.outcomes: list[tuple[int, Outcome]] = []
 
     def release(self) -> None:
@@ -23,7 +23,6 @@ class Releasing(Client):
         number = len(self.outcomes) + len(self.releases)
         tally = self.begin(next(steps).command, Wait.COUNTED, hold=hold)
         self.releases.note_round(self.now, hold=hold)
-        self.write()
         self.releases.note_release(
             PendingRelease(tally, steps, lambda outcome: self.outcomes.append((number, outcome))), held=hold
         )
@@ -153,7 +152,7 @@ def test_renewals_do_not_prolong_the_time_of_a_release() -> None:
     client = Releasing()
     client.release()
     client.now += 80
-    client.state.begin(Round(EXTENSION), client.now, hold=True)
+    client.begin(EXTENSION, hold=True)
     client.releases.note_round(client.now, hold=True)
     client.releases.flush(client.now)
     client.write()
