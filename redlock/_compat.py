@@ -1,4 +1,4 @@
-"""All code that depends on the version of redis-py, hiredis or Celery.
+"""All code that depends on the version of redis-py.
 
 Each branch names the version that must be the oldest supported version before the branch can be deleted.
 
@@ -15,45 +15,11 @@ import redis
 from redis.connection import Connection, SSLConnection
 from redis.connection import parse_url as _parse_url
 
-try:
-    import hiredis
-
-    # hiredis 3.0.0 and 3.1.0 end the process at some replies that are not valid. Superfluous from hiredis 3.1.1 on.
-    if tuple(int(part) for part in hiredis.__version__.split(".")[:3]) < (3, 1, 1):
-        raise ImportError
-    from hiredis import HiredisError, Reader, ReplyError, pack_command
-
-    USES_HIREDIS = True
-except ImportError:
-    # hiredis is optional, so this branch stays.
-    from redlock._resp import (  # type: ignore[assignment]
-        HiredisError,
-        Reader,
-        ReplyError,
-        pack_command,
-    )
-
-    USES_HIREDIS = False
-
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Mapping
-
-__all__ = [
-    "USES_HIREDIS",
-    "HiredisError",
-    "Reader",
-    "ReplyError",
-    "connection_options",
-    "pack_words",
-    "parse_url",
-    "with_tls",
-]
+    from collections.abc import Mapping
 
 _REDIS_PY = tuple(int(part) for part in redis.__version__.split(".")[:2])
-
-pack_words: Callable[[Iterable[str | bytes]], bytes] = pack_command  # type: ignore[assignment]  # its stub means one word
-"""A command in the Redis protocol. A name and no function, for speed."""
 
 
 def parse_url(url: str) -> dict[str, Any]:

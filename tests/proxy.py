@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from redlock import _compat
+from redlock._transport.reply_reader import ReplyReader
 
 if TYPE_CHECKING:
     import ssl
@@ -202,7 +202,7 @@ class Proxy:
     ) -> None:
         on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         arrivals = asyncio.ensure_future(self._arrive(on_the_way, writer, way))
-        counting = _compat.Reader()
+        counting = ReplyReader(admin=True)
         due = 0.0
         try:
             with contextlib.suppress(ConnectionError):
@@ -210,9 +210,7 @@ class Proxy:
                     if task in self._forgotten or (way == "to" and not self.lets_through(data)):
                         continue
                     if way == "to":
-                        counting.feed(data)
-                        while counting.gets() is not False:
-                            self.commands += 1
+                        self.commands += len(counting.read(data))
                     takes = self._chance.uniform(0, self.jitter) + (self.delay if way == "to" else 0.0)
                     due = max(due, time.monotonic() + takes)
                     on_the_way.put_nowait((due, data))

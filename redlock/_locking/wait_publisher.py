@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlock import _threads
 from redlock._locking import wait_report
-from redlock._transport.exchange import pack
+from redlock._transport.codec import pack
 from redlock._transport.node import ERRORS, UnsuitableNode
 from redlock.errors import NoThread
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from redlock._clock import monotonic, now_ms
-from redlock._compat import ReplyError
 from redlock._core.backoff import early_retry_ms, first_attempt_ms, pause_ms, sleep_ms
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep
 from redlock._locking.waiter_pool import NODE_ERRORS
 from redlock._transport import codec, node_info
-from redlock._transport.exchange import pack
+from redlock._transport.codec import pack
 from redlock._transport.node import UnsuitableNode, describe_failure, refuse
-from redlock._transport.reply_reader import LongReply
+from redlock._transport.reply_reader import LongReply, ReplyError
 from redlock._transport.socket_errors import NoReply
 
 if TYPE_CHECKING:

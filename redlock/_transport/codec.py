@@ -23,7 +23,6 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
-from redlock._compat import pack_words
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Names, Release, Repair
 from redlock._core.votes import FENCE_TTL_MS, quarantine_ms
 from redlock.errors import ConfigurationError
@@ -36,6 +35,17 @@ RECORD = f"{INTERNAL}node"
 """The node's record, after the prefix."""
 PROBE = f"{INTERNAL}probe"
 """A key, after the prefix, that never exists: `SET ... XX` fails if the node refuses writes, else changes nothing."""
+
+
+def pack(*words: str | bytes) -> bytes:
+    """A command in the Redis protocol."""
+    return b"*%d\r\n%b" % (len(words), _packed(words))
+
+
+def _packed(words: tuple[str | bytes, ...]) -> bytes:
+    """The words of a command, without their number."""
+    encoded = [word if isinstance(word, bytes) else word.encode() for word in words]
+    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded])
 
 
 class Script(NamedTuple):
@@ -80,7 +90,7 @@ SCRIPTS: dict[type[Command], Script] = {
 _LEASES = (Acquire, Extend, Repair)
 """The commands that set the TTL of a lease."""
 
-LOAD_SCRIPTS: bytes = b"".join(pack_words(("SCRIPT", "LOAD", script.source)) for script in SCRIPTS.values())
+LOAD_SCRIPTS: bytes = b"".join(pack("SCRIPT", "LOAD", script.source) for script in SCRIPTS.values())
 """Commands that load all scripts; the node sends a reply for each."""
 
 _MOST_KNOWN = 8_192
@@ -123,11 +133,6 @@ def _keys(kind: type[Command], names: Names, prefix: str) -> tuple[str, ...]:
     others = _OTHER_KEYS.get(kind, (fence_key,))
     keys = (key for name in names for key in (prefix + name, *(place(name, prefix) for place in others)))
     return (prefix + RECORD, *keys) if SCRIPTS[kind].admits else tuple(keys)
-
-
-def _packed(words: tuple[str | bytes, ...]) -> bytes:
-    """The words of a command, without their number."""
-    return pack_words(words).partition(b"\r\n")[2]
 
 
 @functools.lru_cache(_MOST_KNOWN)

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from redlock._transport.codec import LOAD_SCRIPTS, SCRIPTS, run_id_argument
-from redlock._transport.reply_reader import ReplyReader
+from redlock._transport.decoder import VoteReader
 
 if TYPE_CHECKING:
     from redlock._core.vote_tally import VoteTally
@@ -60,7 +60,7 @@ class NodeConnection:
         """Whether a send has begun and its result is not noted: the node may have half of a command."""
         self._held_back: bytes | bytearray = b""
         """The outbox after the last command that was held back."""
-        self.reader = ReplyReader()
+        self.reader = VoteReader()
 
     @property
     def is_fit(self) -> bool:
@@ -81,7 +81,7 @@ class NodeConnection:
     def adopt(self, handle: object, run_id: str) -> None:
         """Use a new connection, with no reply pending and no suspicion."""
         self.handle, self.run_id, self.run_id_argument = handle, run_id, run_id_argument(run_id)
-        self.reader = ReplyReader()
+        self.reader = VoteReader()
         self.suspect_since_ms, self.reason, self.is_dialling = None, "", False
         self.refusal, self.agreed = None, False
         self.loading = 0

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redlock._compat import ReplyError
 from redlock._core.commands import Acquire, Command, Inspect, Release, Round
 from redlock._core.vote_tally import VoteTally
 from redlock._core.votes import Kind, Vote, silent, timed_out
@@ -22,7 +21,6 @@ from redlock._transport import codec, vote_checks
 from redlock._transport.codec import SCRIPTS
 from redlock._transport.connected_nodes import ConnectedNodes
 from redlock._transport.connection import MOST_PENDING
-from redlock._transport.decoder import decode, votes_in
 from redlock._transport.reply_reader import UnreadableReply
 
 if TYPE_CHECKING:
@@ -107,35 +105,27 @@ class NodeConnections(ConnectedNodes):
 
     def receive(self, connection: NodeConnection, data: bytes, now_ms: int) -> None:
         """Bytes have arrived; no bytes mean that the node has closed the connection."""
-        pending, reader = connection.pending, connection.reader
-        votes = votes_in(data) if reader.is_between else ()
-        if votes and len(votes) <= len(pending):
-            connection.suspect_since_ms = None
-            for vote in votes:
-                self._voted(connection, pending.popleft(), vote, now_ms)
-            return
+        pending = connection.pending
         try:
-            replies = reader.read(data)
+            votes = connection.reader.read(data)
         except UnreadableReply as exc:
             self.lost(connection, str(exc))
             return
-        if not data or len(replies) > len(pending):
+        if not data or len(votes) > len(pending):
             self.lost(connection, "answered without being asked" if data else "the node closed the connection")
             return
-        if replies:
+        if votes:
             connection.suspect_since_ms = None
-        # All tallies first: a reply may end the connection.
-        tallies = [pending.popleft() for _ in replies]
-        for tally, reply in zip(tallies, replies, strict=True):
-            if tally and isinstance(reply, ReplyError) and self._loads_scripts(connection, tally, reply):
-                continue
-            self._voted(connection, tally, decode(reply), now_ms)
+        for vote in votes:
+            self._voted(connection, pending.popleft(), vote, now_ms)
 
     def _voted(self, connection: NodeConnection, tally: VoteTally | None, vote: Vote, now_ms: int) -> None:
         if tally is None:
             connection.loading -= 1
             return
         if vote.kind is _SILENT or not connection.agreed:
+            if self._loads_scripts(connection, tally, vote.reason):
+                return
             is_news = vote.fingerprint or not connection.agreed
             if vote.time_ms and (is_news or not tally.closed):
                 self._note_fingerprint(connection, vote, now_ms)
@@ -153,21 +143,20 @@ class NodeConnections(ConnectedNodes):
         if tally.on_news is not None:
             self.with_news.append(tally)
 
-    def _loads_scripts(self, connection: NodeConnection, tally: VoteTally, reply: ReplyError) -> bool:
+    def _loads_scripts(self, connection: NodeConnection, tally: VoteTally, reason: str) -> bool:
         """Load all scripts again, so that a cancel finds its script too; then repeat the command once.
 
         After the end of its round only a release is repeated: that does no harm, and the key would stay for its TTL.
         """
-        is_repeated = connection.place in tally.repeated
-        if connection.handle is None or is_repeated or not str(reply).startswith("NOSCRIPT"):
+        if connection.place in tally.repeated or not reason.startswith("NOSCRIPT"):
             return False
         tally.repeated += (connection.place,)
         connection.load_scripts()
         if not tally.closed or type(tally.command) is Release:
             words = self._codec.encode(tally.command)
             admits = SCRIPTS[type(tally.command)].admits
-            if not connection.request(words + connection.run_id_argument if admits else words, tally):
-                self._lost_as_overdue(connection)
+            # The next round looks at the limit: `receive` goes on with this connection.
+            connection.request(words + connection.run_id_argument if admits else words, tally)
         return True
 
     def expire(self, tally: VoteTally, now_ms: int) -> None:

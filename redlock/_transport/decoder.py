@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import re
 import reprlib
-from typing import TYPE_CHECKING
 
 from redlock._core.votes import Kind, Vote, silent
 from redlock._escaping import statement
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from redlock._transport.reply_reader import MORE, ReplyReader
 
 _LONGEST_REASON, _LONGEST_NO_VOTE = 200, 60
 _LONGEST_TERMS = 1_200
@@ -25,41 +22,61 @@ _RELEASED = Vote(Kind.GRANTED)
 """The vote for a release of a lock that the node had."""
 _GRANTED_WORDS = 3
 _NUMBER = r"(0|[1-9][0-9]{0,17})\r\n"
-_HOLDER = rf"\${_NUMBER}([^*%~>|\r\n]*)\r\n"
-"""Without characters that `reply_reader` refuses at some places."""
 _grant_at = re.compile(rf"\*3\r\n:1\r\n:{_NUMBER}:{_NUMBER}".encode()).match
+_HOLDER = rf"\${_NUMBER}([^\r]*)\r\n"
 _denial_at = re.compile(rf"\*5\r\n:0\r\n:{_NUMBER}:{_NUMBER}{_HOLDER}:(?:-1\r\n|{_NUMBER})".encode()).match
 
 
-def votes_in(piece: bytes) -> Sequence[Vote]:
-    """The votes of bytes that are whole grants and denials and nothing else; none for other bytes.
+class VoteReader:
+    """Reads the replies to the commands of rounds, which arrive in pieces."""
 
-    Nearly all pieces from a node are such. Without a parser for any reply they cost a third of the time.
-    """
-    votes, at = [], 0
-    if piece.startswith(_RELEASED_REPLY):
-        votes, at = [_RELEASED], len(_RELEASED_REPLY)
-    while at < len(piece):
-        grant = _grant_at(piece, at)
-        if grant is not None:
-            time_ms, fence = grant.groups()
-            # As `Vote(Kind.GRANTED, int(fence), time_ms=int(time_ms))`, in half of the time.
-            votes.append(_new_tuple(Vote, (_GRANTED, int(fence), "", None, "", False, "", int(time_ms), False, "")))
-            at = grant.end()
-            continue
-        denial = _denial_at(piece, at)
-        if denial is None or len(denial[4]) != int(denial[3]):
-            return ()
-        remaining_ms = None if denial[5] is None else int(denial[5])
-        votes.append(Vote(Kind.DENIED, int(denial[2]), _str(denial[4]), remaining_ms, time_ms=int(denial[1])))
-        at = denial.end()
-    return votes
+    def __init__(self) -> None:
+        self._parser = ReplyReader()
+        self._is_inside = False
+        """Whether the last piece has ended inside a reply."""
+
+    def read(self, piece: bytes) -> list[Vote]:
+        """The votes of the replies that these bytes complete.
+
+        Nearly all replies are grants and denials. Without a parser for any reply they cost a third of the time.
+
+        Raises:
+            UnreadableReply: The bytes are not the Redis protocol, or a reply is too long.
+        """
+        votes: list[Vote] = []
+        at = self._parse(piece, 0, votes) if self._is_inside else 0
+        if piece.startswith(_RELEASED_REPLY, at):
+            votes.append(_RELEASED)
+            at += len(_RELEASED_REPLY)
+        while at < len(piece):
+            grant = _grant_at(piece, at)
+            if grant is not None:
+                time_ms, fence = grant.groups()
+                # As `Vote(Kind.GRANTED, int(fence), time_ms=int(time_ms))`, in half of the time.
+                votes.append(_new_tuple(Vote, (_GRANTED, int(fence), "", None, "", False, "", int(time_ms), False, "")))
+                at = grant.end()
+                continue
+            denial = _denial_at(piece, at)
+            if denial is None or len(denial[4]) != int(denial[3]):
+                at = self._parse(piece, at, votes)
+                continue
+            remaining_ms = None if denial[5] is None else int(denial[5])
+            votes.append(Vote(Kind.DENIED, int(denial[2]), _str(denial[4]), remaining_ms, time_ms=int(denial[1])))
+            at = denial.end()
+        return votes
+
+    def _parse(self, piece: bytes, at: int, votes: list[Vote]) -> int:
+        """Parse any reply, or a part of it; returns the place behind."""
+        reply, rest = self._parser.read_first(piece[at:])
+        self._is_inside = reply is MORE
+        if not self._is_inside:
+            votes.append(decode(reply))
+        return len(piece) - len(rest)
 
 
 def decode(reply: object) -> Vote:
     """A node's reply as a vote. A reply with a shape that no script returns counts as SILENT."""
     if type(reply) is list and len(reply) == _GRANTED_WORDS:
-        # The most frequent reply, also on a connection where `votes_in` can't be used.
         kind, time_ms, fence = reply
         if kind == 1 and type(time_ms) is int and type(fence) is int and fence >= 0:
             return _new_tuple(Vote, (_GRANTED, fence, "", None, "", False, "", time_ms, False, ""))

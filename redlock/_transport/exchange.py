@@ -16,9 +16,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from redlock import _process
-from redlock._compat import pack_words
 from redlock._transport.readiness import await_socket
-from redlock._transport.reply_reader import StrictReader
+from redlock._transport.reply_reader import ReplyReader
 from redlock._transport.socket_errors import ConnectionFailed, NoReply, reason_of
 
 if TYPE_CHECKING:
@@ -30,17 +29,12 @@ D = TypeVar("D")
 R = TypeVar("R")
 
 
-def pack(*words: str | bytes) -> bytes:
-    """A command in the Redis protocol."""
-    return pack_words(words)
-
-
 class Exchange:
     """A connection on which each command is answered before the next command is sent.
 
     Args:
         sock: A connected socket, which the exchange owns from now on.
-        admin: Whether replies can be long; see `StrictReader`.
+        admin: Whether replies can be long; see `ReplyReader`.
     """
 
     def __init__(self, sock: socket.socket, *, admin: bool = False) -> None:
@@ -49,7 +43,7 @@ class Exchange:
         """From the greeting: the `run_id`, and the configuration fingerprint of the server's clients, empty if none."""
         # With a timeout of the socket, its end could not be told from the `TimeoutError` of a signal handler.
         sock.settimeout(0)
-        self._reader = StrictReader(admin=admin)
+        self._reader = ReplyReader(admin=admin)
         self._replies: deque[object] = deque()
         self._pid = _process.pid()
         # A client can be dropped without `close`, and an exception can drop a set of connections. The finalizer runs

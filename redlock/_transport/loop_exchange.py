@@ -14,7 +14,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING
 
 from redlock._transport.node import PendingConnection, UnsuitableNode, refuse
-from redlock._transport.reply_reader import StrictReader, UnreadableReply
+from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 from redlock._transport.socket_errors import NOT_NOW, ConnectionFailed, NoReply, reason_of
 from redlock._transport.sockets import READ_BYTES
 
@@ -35,7 +35,7 @@ class LoopExchange:
 
     def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
         self._exchange, self._loop = exchange, loop
-        self._read = StrictReader().read
+        self._read = ReplyReader().read
         self._is_ignored: deque[bool] = deque()
         """For each request without an answer: whether its answer is ignored."""
         self._answers: deque[object] = deque()

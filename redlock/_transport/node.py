@@ -22,14 +22,15 @@ from redis.retry import Retry
 
 from redlock import _threads
 from redlock._clock import now_ms
-from redlock._compat import ReplyError, connection_options
+from redlock._compat import connection_options
 from redlock._escaping import escape, statement
 from redlock._transport import address, codec, node_info
+from redlock._transport.codec import pack
 from redlock._transport.decoder import explain
 from redlock._transport.dial import open_socket
-from redlock._transport.exchange import Exchange, pack
+from redlock._transport.exchange import Exchange
 from redlock._transport.node_health import NodeHealth
-from redlock._transport.reply_reader import UnreadableReply
+from redlock._transport.reply_reader import ReplyError, UnreadableReply
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock.errors import ConfigurationError, NoThread
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from redlock._compat import ReplyError
 from redlock._escaping import is_invisible, statement
+from redlock._transport.reply_reader import ReplyError
 from redlock._validation import LONGEST_NAME
 
 if TYPE_CHECKING:

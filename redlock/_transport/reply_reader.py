@@ -1,18 +1,21 @@
-"""Parsers for replies, safe against any bytes from a node.
+"""Parser for replies, safe against any bytes from a node.
 
 Invariants:
-1. A reply has a limited number of bytes, and each of its lists a limited number of elements.
-2. Every exception of the parser becomes `UnreadableReply`; after that the connection can't be used.
-3. No name of a resource is taken for the header of a list. hiredis accepts any two bytes as the end of a text, so a
-   reply with names is for `StrictReader`.
+1. The reader accepts the reply types of protocol 2. Any other bytes raise `UnreadableReply`; after that the connection
+   can't be used.
+2. A reply that arrives in pieces is parsed once: no piece is parsed or searched again with the next piece.
+3. The memory grows with the bytes that have arrived, and not with the lengths that they announce. A reply has a limited
+   number of bytes, and each of its lists a limited number of elements.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+from typing import TYPE_CHECKING
 
-from redlock import _resp
-from redlock._compat import HiredisError, Reader, ReplyError
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOCK_REPLY_BYTES = 65_536
 """The most that a reply on a connection for rounds or for waiting may have."""
@@ -20,14 +23,15 @@ ADMIN_REPLY_BYTES = 1_000_000
 """The most that a reply to a command of `status`, `doctor` or Flower's page may have."""
 
 _LOCK_ELEMENTS, _ADMIN_ELEMENTS = 999, 99_999
-_LONGEST_HEADER = 24
-_LONG_LIST = re.compile(rb"[*%~>|][0-9]{4,}\r\n")
-"""The header of a list that is too long, also in the middle of a line. A text that ends like this is refused too."""
-_UNREADABLE = (HiredisError, _resp.HiredisError, MemoryError, OverflowError, RecursionError, TypeError, ValueError)
-"""Not all exceptions: a signal handler may raise an exception here that is meant for the caller."""
-_MORE = object()
-_TOO_LONG = "answered with a list that is too long"
-_NO_PROTOCOL = "answered something that is not the Redis protocol"
+_DEEPEST = 9
+_NUMBER = re.compile(rb"-?[1-9][0-9]{0,18}|0")
+_LENGTH = re.compile(rb"-1|[1-9][0-9]{0,9}|0")
+_MOST_NUMBER = 2**63
+_MOST_KNOWN = 256
+"""The most lengths that are remembered."""
+_END = b"\r\n"
+MORE = object()
+"""In place of a reply that is not complete."""
 
 
 class UnreadableReply(Exception):
@@ -38,89 +42,160 @@ class LongReply(UnreadableReply):
     """A reply has more bytes than the reader accepts. Another client may have stored a long value on the node."""
 
 
-class StrictReader:
-    """Parses bytes that arrive in pieces, in plain Python: for every connection but those of rounds.
+class ReplyError(Exception):
+    """An error reply of the server: a value that the reader returns, not an exception that the reader raises."""
+
+
+class _Header:
+    """The header of a list that has elements."""
+
+    __slots__ = ("length",)
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+
+class ReplyReader:
+    """Parses replies that arrive in pieces.
 
     Args:
         admin: Whether the connection is for administration, where lists and texts can be long.
     """
 
     def __init__(self, *, admin: bool = False) -> None:
-        self._most, elements = (ADMIN_REPLY_BYTES, _ADMIN_ELEMENTS) if admin else (LOCK_REPLY_BYTES, _LOCK_ELEMENTS)
-        self._reader = _resp.Reader(notEnoughData=_MORE, replyError=ReplyError, most=elements)
+        self._most_bytes = ADMIN_REPLY_BYTES if admin else LOCK_REPLY_BYTES
+        self._most_elements = _ADMIN_ELEMENTS if admin else _LOCK_ELEMENTS
         self._size = 0
+        """The number of bytes since the last complete reply."""
+        self._bytes = bytearray()
+        self._at = 0
+        self._searched = 0
+        """How much of the line that is not complete has no end."""
+        self._text_length: int | None = None
+        self._open: list[tuple[list[object], int]] = []
+        """The lists that are not complete, the outermost first, with their lengths."""
 
     def read(self, data: bytes) -> list[object]:
-        """The replies that these bytes complete.
+        """The replies that these bytes complete, with texts as bytes.
 
         Raises:
             UnreadableReply: The bytes are not the Redis protocol, or a reply is too long.
         """
-        try:
-            self._reader.feed(data)
-            replies = list(iter(self._reader.gets, _MORE))
-        except _resp.TooLongError:
-            raise UnreadableReply(_TOO_LONG) from None
-        except _resp.ProtocolError:
-            raise UnreadableReply(_NO_PROTOCOL) from None
-        self._size = 0 if replies else self._size + len(data)
-        if self._size > self._most:
-            raise _too_much(self._most)
+        self._bytes += data
+        replies = list(iter(self._next, MORE))
+        self._drop_parsed(len(data), is_complete=bool(replies))
         return replies
 
-
-def _too_much(most: int) -> LongReply:
-    return LongReply(f"answered with more than {most // 1000} kB")
-
-
-class ReplyReader:
-    """Parses bytes that arrive in pieces, by hiredis if it is installed: for the connections of rounds."""
-
-    def __init__(self) -> None:
-        reader = Reader(notEnoughData=_MORE)
-        self._feed, self._gets = reader.feed, reader.gets
-        self._size = 0
-        self._end = b""
-        self._is_begun = False
-        """Whether the last piece ended inside a reply, or may have, as far as headers are concerned."""
-        self.is_between = True
-        """Whether the next byte surely begins a reply: False for good once a piece has ended inside a reply."""
-
-    def read(self, data: bytes) -> list[object]:
-        """The replies that these bytes complete.
+    def read_first(self, data: bytes) -> tuple[object, bytes]:
+        """The first reply that these bytes complete, or `MORE`, and the bytes behind that reply.
 
         Raises:
-            UnreadableReply: The bytes are not the Redis protocol, or a reply is too long.
+            UnreadableReply: As `read`.
         """
-        seen = self._end + data if self._is_begun else data
-        # hiredis allocates the whole list as soon as its length arrives, however large.
-        if _LONG_LIST.search(seen):
-            raise UnreadableReply(_TOO_LONG)
-        try:
-            self._feed(data)
-            replies = list(iter(self._gets, _MORE))
-        except _UNREADABLE:
-            raise UnreadableReply(_NO_PROTOCOL) from None
-        self.is_between = self.is_between and _is_whole(data, len(replies))
-        # Nearly every piece ends with a reply: then nothing has to be remembered.
-        if self._is_begun or not replies or not data.endswith(b"\r\n"):
-            self._remember(seen, 0 if replies else self._size + len(data))
-        return replies
+        self._bytes += data
+        reply, rest = self._next(), b""
+        if reply is not MORE:
+            rest = bytes(self._bytes[self._at :])
+            self._at = len(self._bytes)
+        self._drop_parsed(len(data), is_complete=reply is not MORE)
+        return reply, rest
 
-    def _remember(self, seen: bytes, size: int) -> None:
-        # From all bytes so far, not only this piece: a header can arrive byte by byte.
-        self._end, self._size = b"" if seen.endswith(b"\r\n") else seen[-_LONGEST_HEADER:], size
-        self._is_begun = bool(self._end or self._size)
-        if self._size > LOCK_REPLY_BYTES:
-            raise _too_much(LOCK_REPLY_BYTES)
+    def _drop_parsed(self, arrived: int, *, is_complete: bool) -> None:
+        del self._bytes[: self._at]
+        self._at = 0
+        self._size = 0 if is_complete else self._size + arrived
+        if self._size > self._most_bytes:
+            raise LongReply(f"answered with more than {self._most_bytes // 1000} kB")
+
+    def _next(self) -> object:
+        """The next reply, or `MORE`."""
+        while True:
+            value = self._text() if self._text_length is not None else self._element()
+            if value is MORE:
+                return MORE
+            if isinstance(value, _Header):
+                self._open_list(value.length)
+                continue
+            while self._open:
+                elements, length = self._open[-1]
+                elements.append(value)
+                if len(elements) < length:
+                    break
+                value = elements
+                self._open.pop()
+            else:
+                return value
+
+    def _open_list(self, length: int) -> None:
+        if length > self._most_elements:
+            raise UnreadableReply("answered with a list that is too long")
+        if len(self._open) >= _DEEPEST:
+            raise _no_protocol()
+        self._open.append(([], length))
+
+    def _element(self) -> object:
+        """A value without elements, the header of a list, or `MORE`."""
+        at, data = self._at, self._bytes
+        end = data.find(_END, max(at, self._searched))
+        self._searched = 0
+        # A line that can't begin a reply is refused before its end.
+        if at < len(data) and data[at] not in _KINDS:
+            raise _no_protocol()
+        if end < 0:
+            # `_drop_parsed` drops the bytes before this line.
+            self._searched = max(0, len(data) - at - 1)
+            return MORE
+        kind, line = data[at], bytes(data[at + 1 : end])
+        self._at = end + len(_END)
+        simple = _SIMPLE.get(kind)
+        if simple is not None:
+            return simple(line)
+        length = _length(line)
+        if length < 0:
+            return None
+        if kind == _LIST:
+            return _Header(length) if length else []
+        self._text_length = length
+        return self._text()
+
+    def _text(self) -> object:
+        assert self._text_length is not None
+        end = self._at + self._text_length
+        if len(self._bytes) < end + len(_END):
+            return MORE
+        if not self._bytes.startswith(_END, end):
+            # The text has another length than its header says.
+            raise _no_protocol()
+        text = bytes(self._bytes[self._at : end])
+        self._at, self._text_length = end + len(_END), None
+        return text
 
 
-def _is_whole(data: bytes, count: int) -> bool:
-    """Whether these bytes are so many replies and no more: only then is a number behind them a reply of its own."""
-    probe = Reader(notEnoughData=_MORE)
-    try:
-        probe.feed(data + b":0\r\n")
-        replies = list(iter(probe.gets, _MORE))
-    except _UNREADABLE:
-        return False
-    return len(replies) == count + 1 and type(replies[-1]) is int
+_KINDS = b"+-:$*"
+"""The bytes with which a reply begins."""
+_STATUS, _ERROR, _INTEGER, _, _LIST = _KINDS
+
+
+def _no_protocol() -> UnreadableReply:
+    return UnreadableReply("answered something that is not the Redis protocol")
+
+
+def _number(line: bytes) -> int:
+    number = int(line) if _NUMBER.fullmatch(line) else _MOST_NUMBER
+    if not -_MOST_NUMBER <= number < _MOST_NUMBER:
+        raise _no_protocol()
+    return number
+
+
+def _error(line: bytes) -> ReplyError:
+    return ReplyError(line.decode(errors="replace"))
+
+
+@functools.lru_cache(_MOST_KNOWN)
+def _length(line: bytes) -> int:
+    if not _LENGTH.fullmatch(line):
+        raise _no_protocol()
+    return int(line)
+
+
+_SIMPLE: dict[int, Callable[[bytes], object]] = {_STATUS: bytes, _ERROR: _error, _INTEGER: _number}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from redlock import _validation
 from redlock._transport import codec
-from redlock._transport.exchange import pack
+from redlock._transport.codec import pack
 from redlock._transport.node import ERRORS, Node, UnsuitableNode, describe_failure, refuse
 from redlock.errors import ConfigurationError
 

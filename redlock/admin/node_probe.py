@@ -13,19 +13,20 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from redlock._clock import now_ms, wall_us
-from redlock._compat import ReplyError
 from redlock._core.votes import quarantine_ms, silent
 from redlock._locking import wait_report
 from redlock._transport import codec as wire
 from redlock._transport import decoder, node_info
-from redlock._transport.exchange import Exchange, pack
+from redlock._transport.codec import pack
 from redlock._transport.node import ERRORS, FORBIDDEN, NO_REDIS, Node, ShutOut, UnsuitableNode, describe_failure, refuse
+from redlock._transport.reply_reader import ReplyError
 from redlock.admin.node_state import NodeState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from redlock._core.votes import Vote
+    from redlock._transport.exchange import Exchange
 
 _T = TypeVar("_T")
 _PERMITTED = wire.Script.load("permitted")

@@ -1,4 +1,4 @@
-"""All code that depends on the version of Celery; `redlock._compat` has the same for redis-py and hiredis.
+"""All code that depends on the version of Celery; `redlock._compat` has the same for redis-py.
 
 Each branch names the version that must be the oldest supported version before the branch can be deleted.
 """

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from redlock import _compat
 from redlock._transport import codec
+from redlock._transport.reply_reader import ReplyReader
 from tests.sim.records import Write
 
 OPTIONS = ("--auto-aof-rewrite-percentage", "0")
@@ -53,7 +53,7 @@ def read(directory: Path) -> Accepted:
 
 
 def _commands(directory: Path) -> Iterator[list[str]]:
-    reader = _compat.Reader()
+    reader = ReplyReader(admin=True)
     # Redis 6.2 writes a single file.
     single = list(directory.glob("appendonly.aof"))
     parts = sorted(directory.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[2]))
@@ -61,8 +61,7 @@ def _commands(directory: Path) -> Iterator[list[str]]:
         with path.open("rb") as file:
             # In pieces: of what it has been fed the reader moves all that is left, over and over.
             while piece := file.read(65_536):
-                reader.feed(piece)
-                while (command := reader.gets()) is not False:
+                for command in reader.read(piece):
                     assert isinstance(command, list)
                     yield [word.decode(errors="surrogateescape") for word in command]
 

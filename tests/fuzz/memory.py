@@ -11,11 +11,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from redlock import _compat
 from redlock._clock import wall_us
 from redlock._core.commands import Acquire, Confirm, Extend, Repair
 from redlock._transport import codec, exchange, node
 from redlock._transport.readiness import READABLE
+from redlock._transport.reply_reader import ReplyReader
 from redlock._transport.socket_errors import NoReply
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Socket:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._commands = _compat.Reader()
+        self._commands = ReplyReader(admin=True)
         self._inbox: deque[bytes] = deque()
 
     def settimeout(self, seconds: float | None) -> None:
@@ -83,8 +83,8 @@ class Socket:
 
     def send(self, words: bytes) -> int:
         """As a socket; the node answers at once."""
-        self._commands.feed(bytes(words))
-        while (command := self._commands.gets()) is not False:
+        for command in self._commands.read(bytes(words)):
+            assert isinstance(command, list)
             self._inbox.append(self._answer(command))
         return len(words)
 

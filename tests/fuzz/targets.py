@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import itertools
 import threading
@@ -14,9 +15,9 @@ from redlock import Redlock, RedlockError
 from redlock._core.votes import Refusal, RoundResult, Vote, masked_token
 from redlock._locking import failures
 from redlock._transport import node_info
-from redlock._transport.decoder import decode
+from redlock._transport.decoder import VoteReader, decode
 from redlock._transport.node import Node, UnsuitableNode, _check_answers
-from redlock._transport.reply_reader import ReplyReader, StrictReader, UnreadableReply
+from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 from redlock.admin import doctor
 from redlock.admin.cluster_status import cluster_status
 from redlock.asyncio import Redlock as AsyncRedlock
@@ -31,7 +32,12 @@ NODES = [Node(f"redis://h:{port}", 5) for port in range(1, 6)]
 
 def parse(sent: Sequence[bytes]) -> None:
     """Every parser, with these bytes as replies, cut at any place."""
-    for make in (ReplyReader, StrictReader, lambda: StrictReader(admin=True)):
+    makers: tuple[Callable[[], VoteReader | ReplyReader], ...] = (
+        VoteReader,
+        ReplyReader,
+        functools.partial(ReplyReader, admin=True),
+    )
+    for make in makers:
         for size in (1, 7, 1_000_000):
             replies: list[object] = []
             reader = make()

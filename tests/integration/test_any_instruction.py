@@ -32,7 +32,7 @@ from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 TTL, MAX_TTL = 8.0, 60.0
 APP = Celery(set_as_current=False, broker="memory://")
 _SENDING = {"_start_operation", "_send_round", "begin", "flush", "note_round", "request", "write"}
-_RECEIVING = {"_collect", "_finish_round", "_pump", "_voted", "cast", "finish", "is_over", "receive", "votes_in"}
+_RECEIVING = {"_collect", "_finish_round", "_pump", "_voted", "cast", "finish", "is_over", "receive", "read"}
 
 
 class Stricken:

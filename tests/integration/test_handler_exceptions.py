@@ -15,8 +15,9 @@ import pytest
 from redlock._clock import now_ms
 from redlock._core.commands import Inspect
 from redlock._transport import codec
+from redlock._transport.codec import pack
 from redlock._transport.connections import NodeConnections
-from redlock._transport.exchange import Exchange, pack
+from redlock._transport.exchange import Exchange
 from redlock._transport.loop_exchange import LoopExchange
 from redlock._transport.loop_sockets import LoopSockets
 from redlock._transport.node import Node

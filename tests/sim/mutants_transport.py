@@ -8,10 +8,10 @@ from __future__ import annotations
 from tests.sim.mutant_list import MutantList
 
 LIST = MutantList()
-_connection, _nodes, _rounds, _releases, _health, _sockets, _threads, _pool, _checks = LIST.files(
+_connection, _nodes, _rounds, _releases, _health, _sockets, _threads, _pool, _checks, _decoder = LIST.files(
     *("_transport/connection.py", "_transport/connected_nodes.py", "_transport/connections.py"),
     *("_transport/pending_releases.py", "_transport/node_health.py", "_transport/sockets.py", "_transport/threads.py"),
-    *("_transport/pool.py", "_transport/vote_checks.py"),
+    *("_transport/pool.py", "_transport/vote_checks.py", "_transport/decoder.py"),
 )
 _acquisition, _wait, _waiters, _local, _timeout, _context, _entry = LIST.files(
     *("_locking/acquisition.py", "_locking/wait_queue.py", "_locking/waiter_pool.py", "_locking/local_wait_queue.py"),
@@ -21,17 +21,16 @@ UNIT, DIRECTED = "tests/unit/test_", "tests/sim/test_directed_client.py::test_"
 BOUNDS, FORK = "tests/sim/test_time_bounds.py::test_", "tests/sim/test_fork.py::test_"
 
 # One connection.
-_rounds("a reply belongs to the youngest command", "pending.popleft() for", "pending.pop() for")
 _rounds(
-    "a single grant belongs to the youngest command",
+    "a reply belongs to the youngest command",
     "pending.popleft(), vote",
     "pending.pop(), vote",
     f"{UNIT}connections.py::test_a_late_reply_counts_for_no_other_round",
 )
-_rounds(
+_decoder(
     "a grant inside another reply is a vote",
-    "votes = votes_in(data) if reader.is_between else ()",
-    "votes = votes_in(data)",
+    "at = self._parse(piece, 0, votes) if self._is_inside else 0",
+    "at = 0",
     f"{UNIT}connections.py::test_a_grant_inside_another_reply_is_no_vote",
 )
 _connection.without("a part of a command is sent twice", "del rest[:sent]")
@@ -51,7 +50,7 @@ _threads(
 )
 _connection(
     "a new connection goes on with the old parser",
-    "        self.reader = ReplyReader()\n        self.suspect_since_ms, self.reason",
+    "        self.reader = VoteReader()\n        self.suspect_since_ms, self.reason",
     "        self.suspect_since_ms, self.reason",
 )
 _connection.without("replies of a lost connection are still awaited", "self.pending.clear()")
@@ -169,14 +168,14 @@ _rounds(
 )
 _rounds(
     "a reply without a command is accepted",
-    "if not data or len(replies) > len(pending):",
+    "if not data or len(votes) > len(pending):",
     "if not data:",
     f"{UNIT}connections.py::test_bytes_that_are_no_reply_end_the_connection",
 )
 _rounds(
     "a closed connection is not noticed",
-    "if not data or len(replies) > len(pending):",
-    "if len(replies) > len(pending):",
+    "if not data or len(votes) > len(pending):",
+    "if len(votes) > len(pending):",
 )
 _rounds(
     "a release waits as long as other rounds",

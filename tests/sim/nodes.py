@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlock._compat import ReplyError
 from redlock._transport import codec
 from redlock._transport.codec import SCRIPTS, Call, Script
+from redlock._transport.reply_reader import ReplyError
 
 try:
     from lupa.luajit21 import LuaRuntime

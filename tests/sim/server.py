@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from redlock._compat import Reader, ReplyError, pack_words
+from hiredis import Reader
+
 from redlock._transport import codec
+from redlock._transport.reply_reader import ReplyError
 from tests.sim.world import MS
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ _greetings: dict[bytes, list[list[bytes]]] = {}
 
 
 def _as_bytes(commands: list[list[bytes]]) -> bytes:
-    return b"".join([pack_words(tuple(words)) for words in commands])
+    return b"".join([codec.pack(*words) for words in commands])
 
 
 class Session:

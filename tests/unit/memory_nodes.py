@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from redlock._compat import Reader
 from redlock._core.commands import Acquire, Command, Extend, Inspect, Release, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._transport.codec import SCRIPTS, Codec
 from redlock._transport.connection import NodeConnection
 from redlock._transport.connections import NodeConnections
 from redlock._transport.node_health import NodeHealth
+from redlock._transport.reply_reader import ReplyReader
 from tests.unit.helpers import NAMES, TOKEN
 
 TIMEOUT_MS = 100
@@ -38,16 +38,14 @@ class Handle:
     """The node's end of a connection."""
 
     def __init__(self) -> None:
-        self._reader = Reader()
+        self._reader = ReplyReader(admin=True)
         self.written = bytearray()
         self.commands: deque[list[bytes]] = deque()
 
     def take(self, words: bytes) -> None:
         """The node reads these bytes."""
         self.written += words
-        self._reader.feed(bytes(words))
-        while (command := self._reader.gets()) is not False:
-            self.commands.append(command)
+        self.commands.extend(self._reader.read(bytes(words)))  # type: ignore[arg-type]  # a command is a list of texts
 
     def kinds(self) -> list[str]:
         """The commands that the node has read and not answered: the kind of a script, or the name of the command."""

@@ -8,7 +8,7 @@ from importlib import resources
 
 import pytest
 
-from redlock import ConfigurationError, _compat
+from redlock import ConfigurationError
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Repair
 from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import FENCE_LIMIT, quarantine_ms
@@ -19,10 +19,12 @@ from redlock._transport.codec import (
     SCRIPTS,
     Codec,
     fence_key,
+    pack,
     queue_key,
     run_id_argument,
     wake_key,
 )
+from redlock._transport.reply_reader import ReplyReader
 from tests.unit.helpers import each_command
 
 CODEC = Codec(5, "app:", 10_000, 50)
@@ -33,11 +35,8 @@ COMMANDS = each_command(*NAMES)
 
 def words(packed: bytes) -> list[str]:
     """The words of a packed command, as a server reads them."""
-    reader = _compat.Reader()
-    reader.feed(packed)
-    found = reader.gets()
+    (found,) = ReplyReader().read(packed)
     assert isinstance(found, list)
-    assert reader.gets() is False
     return [word.decode() for word in found]
 
 
@@ -162,7 +161,7 @@ def test_each_shared_setting_changes_the_fingerprint() -> None:
 
 
 def test_the_lessons_are_all_scripts() -> None:
-    assert b"".join(_compat.pack_words(("SCRIPT", "LOAD", one.source)) for one in SCRIPTS.values()) == LOAD_SCRIPTS
+    assert b"".join(pack("SCRIPT", "LOAD", one.source) for one in SCRIPTS.values()) == LOAD_SCRIPTS
 
 
 @pytest.mark.parametrize("kind", list(SCRIPTS), ids=lambda kind: kind.__name__)

@@ -9,9 +9,11 @@ import pytest
 from redlock import _log
 from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
-from redlock._transport.codec import SCRIPTS
+from redlock._core.votes import Vote
+from redlock._transport import decoder
+from redlock._transport.codec import SCRIPTS, pack
 from redlock._transport.connection import MOST_PENDING
-from redlock._transport.exchange import pack
+from redlock._transport.decoder import decode
 from tests.unit.memory_nodes import (
     ATTEMPT,
     DENIAL,
@@ -83,17 +85,23 @@ def test_a_piece_that_looks_whole_can_begin_inside_a_reply() -> None:
     assert "G" not in client.letters(tally)
 
 
-def test_a_connection_whose_replies_are_whole_needs_no_parser() -> None:
+def test_only_other_replies_and_cut_replies_need_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     """A denial, an error, a text and a refusal come between the grants."""
-    client = Client()
+    client, parsed = Client(), list[object]()
+
+    def note(reply: object) -> Vote:
+        parsed.append(reply)
+        return decode(reply)
+
+    monkeypatch.setattr(decoder, "decode", note)
     for reply in (GRANT, DENIAL, LOADED, refusal(), b"-LOADING x\r\n", GRANT + DENIAL, RELEASED):
         client.begin(EXTENSION, Wait.ALL)
         client.begin(EXTENSION, Wait.ALL)
         client.receive(0, reply)
-        assert client[0].reader.is_between
-    client.receive(0, GRANT[:-1])
-    client.receive(0, GRANT[-1:])
-    assert not client[0].reader.is_between
+    assert len(parsed) == 3
+    for piece in (GRANT + GRANT[:-1], GRANT[-1:] + GRANT + DENIAL):
+        client.receive(0, piece)
+    assert len(parsed) == 4
 
 
 def test_what_the_system_does_not_accept_is_sent_later() -> None:
@@ -348,6 +356,7 @@ def test_a_connection_that_ended_gets_no_command_again() -> None:
     tallies = [client.begin(), client.begin()]
     client[0].pending.extend([None] * MOST_PENDING)
     client.receive(0, NOSCRIPT + NOSCRIPT)
+    client.begin()
     assert client[0].handle is None
     assert "takes no more commands" in client[0].reason
     assert (client[0].outbox, list(client[0].pending)) == (b"", [])
@@ -359,6 +368,7 @@ def test_a_reply_before_the_end_of_a_connection_counts() -> None:
     lost, granted = client.begin(), client.begin()
     client[0].pending.extend([None] * MOST_PENDING)
     client.receive(0, NOSCRIPT + GRANT)
+    client.begin()
     assert client[0].handle is None
     assert (client.letters(lost), client.letters(granted)) == ("S....", "G....")
 

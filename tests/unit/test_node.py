@@ -11,7 +11,6 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redlock import ConfigurationError, Redlock
-from redlock._compat import ReplyError
 from redlock._transport import address, dial
 from redlock._transport.codec import SCRIPTS
 from redlock._transport.exchange import Exchange
@@ -24,6 +23,7 @@ from redlock._transport.node import (
     describe_failure,
 )
 from redlock._transport.node_health import NodeHealth
+from redlock._transport.reply_reader import ReplyError
 from tests.no_threads import no_thread
 
 CANARY = "canary-b7Qx"

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from redlock import _compat, _resp
-from redlock._core.votes import Kind
 from redlock._escaping import LONGEST_LABEL, bounded_label
-from redlock._transport import reply_reader
-from redlock._transport.decoder import decode
 from redlock._transport.reply_reader import (
     ADMIN_REPLY_BYTES,
     LOCK_REPLY_BYTES,
+    ReplyError,
     ReplyReader,
-    StrictReader,
     UnreadableReply,
 )
 
@@ -23,30 +17,25 @@ STREAM = b"*3\r\n:1\r\n:1700000000000\r\n:7\r\n$5\r\na\r\nbc\r\n-NOSCRIPT no\r\n
 REPLIES = [[1, 1_700_000_000_000, 7], b"a\r\nbc", "NOSCRIPT no", None, [[], b"OK"]]
 
 
-make: Callable[[], ReplyReader | StrictReader]
-"""Makes a reader of the kind that is tested."""
+admin = False
+"""Whether the reader that is tested is for administration."""
 
 
-@pytest.fixture(autouse=True, params=["hiredis", "plain", "strict", "admin"])
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each test runs with hiredis, with the parser for an installation without hiredis, and with the strict reader."""
-    global make  # noqa: PLW0603 - the test of one kind at a time
-    found: str = request.param
-    make = {"strict": StrictReader, "admin": lambda: StrictReader(admin=True)}.get(found, ReplyReader)
-    if found == "plain":
-        monkeypatch.setattr(reply_reader, "Reader", _resp.Reader)
-    elif found == "hiredis" and not _compat.USES_HIREDIS:
-        pytest.skip("no hiredis")
-    return found
+@pytest.fixture(autouse=True, params=["lock", "admin"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each test runs with the reader of locks and with that of administration."""
+    global admin  # noqa: PLW0603 - the test of one kind at a time
+    admin = request.param == "admin"
+    return str(request.param)
 
 
 def read(stream: bytes, size: int) -> list[object]:
     """The replies of a stream that comes in pieces of this size."""
-    reader = make()
+    reader = ReplyReader(admin=admin)
     found: list[object] = []
     for start in range(0, len(stream), size):
         found += reader.read(stream[start : start + size])
-    return [str(reply) if isinstance(reply, (_compat.ReplyError, _resp.ReplyError)) else reply for reply in found]
+    return [str(reply) if isinstance(reply, ReplyError) else reply for reply in found]
 
 
 def test_the_size_of_the_pieces_changes_nothing() -> None:
@@ -105,9 +94,7 @@ def test_a_text_that_looks_like_a_list_is_read(text: bytes) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 8, 1_000])
 @pytest.mark.parametrize("name", [b"tenant|12345", b"a*123456789", b"job>1234567", b"\r\n*4294967295"])
-@pytest.mark.parametrize("kind", ["strict", "admin"], indirect=True)
-def test_the_name_of_a_resource_may_look_like_a_list(name: bytes, size: int, kind: str) -> None:
-    assert kind
+def test_the_name_of_a_resource_may_look_like_a_list(name: bytes, size: int) -> None:
     reply = b"*2\r\n$%d\r\n%s\r\n:1\r\n" % (len(name), name)
     assert read(reply * 2, size) == [[name, 1], [name, 1]]
 
@@ -136,10 +123,6 @@ def test_whatever_the_parser_raises_is_one_error(data: bytes) -> None:
         read(data, 1_000)
 
 
-def test_a_deep_list_is_refused_or_no_vote() -> None:
-    """hiredis refuses a deep list from version 3.5 on."""
-    try:
-        (deep,) = read(b"*1\r\n" * 5_000 + b":1\r\n", 1_000)
-    except UnreadableReply:
-        return
-    assert decode(deep).kind is Kind.SILENT
+def test_a_deep_list_is_refused() -> None:
+    with pytest.raises(UnreadableReply, match="not the Redis protocol"):
+        read(b"*1\r\n" * 5_000 + b":1\r\n", 1_000)

@@ -1,15 +1,14 @@
-"""`redlock._resp`: without hiredis, commands and replies are the same."""
+"""Commands and replies are those of hiredis, the parser of Redis itself."""
 
 from __future__ import annotations
 
+import hiredis
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redlock import _compat, _resp
-
-if not _compat.USES_HIREDIS:
-    pytest.skip("no hiredis", allow_module_level=True)
+from redlock._transport.codec import pack
+from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """Hypothesis fails a test if an example is slow, and on a busy machine each can be."""
@@ -35,45 +34,49 @@ def plain(reply: object) -> object:
     return ("error", str(reply)) if isinstance(reply, Exception) else (type(reply), reply)
 
 
-def parse(reader: object, stream: bytes, size: int) -> list[object] | str:
+def pieces(stream: bytes, size: int) -> list[bytes]:
+    """The stream in pieces of this size."""
+    return [stream[at : at + size] for at in range(0, len(stream), size)]
+
+
+def parse_by_hiredis(stream: bytes, size: int) -> list[object]:
     more = object()
+    parser = hiredis.Reader(notEnoughData=more)
     found: list[object] = []
-    parser = reader(notEnoughData=more)  # type: ignore[operator]
-    for start in range(0, len(stream), size):
-        parser.feed(stream[start : start + size])
-        try:
-            found += [plain(reply) for reply in iter(parser.gets, more)]
-        except (_compat.HiredisError, _resp.HiredisError):
-            return "refused"
+    for piece in pieces(stream, size):
+        parser.feed(piece)
+        found += map(plain, iter(parser.gets, more))
     return found
 
 
 @UNHURRIED
 @given(st.lists(REPLY, max_size=5).map(b"".join), st.integers(1, 40))
-def test_the_plain_parser_reads_as_hiredis_does(stream: bytes, size: int) -> None:
-    found = parse(_resp.Reader, stream, size)
-    assert found == parse(_compat.Reader, stream, size)
+def test_the_parser_reads_as_hiredis_does(stream: bytes, size: int) -> None:
+    reader = ReplyReader()
+    found = [plain(reply) for piece in pieces(stream, size) for reply in reader.read(piece)]
+    assert found == parse_by_hiredis(stream, size)
 
 
 NO_NUMBERS = ["", "1_0", " 1", "1 ", "+7", "007", "-0", "9223372036854775808", "-9223372036854775809"]
 
 
 @pytest.mark.parametrize("number", NO_NUMBERS)
-@pytest.mark.parametrize("reader", [_resp.Reader, _compat.Reader])
-def test_a_bad_number_is_refused(number: str, reader: object) -> None:
-    assert parse(reader, b":%s\r\n" % number.encode(), 100) == "refused"
+def test_a_bad_number_is_refused(number: str) -> None:
+    with pytest.raises(UnreadableReply):
+        ReplyReader().read(b":%s\r\n" % number.encode())
 
 
 @pytest.mark.parametrize("length", ["", "1_0", "+1", "01", "-2", "x", "99999999999999999999"])
 @pytest.mark.parametrize("kind", [b"$", b"*"])
 def test_a_bad_length_is_refused(kind: bytes, length: str) -> None:
-    assert parse(_resp.Reader, kind + length.encode() + b"\r\n", 100) == "refused"
+    with pytest.raises(UnreadableReply):
+        ReplyReader().read(kind + length.encode() + b"\r\n")
 
 
 @UNHURRIED
 @given(st.lists(st.one_of(st.text(st.characters(codec="utf-8")), st.binary()), min_size=1, max_size=6))
 def test_commands_have_the_same_bytes(words: list[str | bytes]) -> None:
-    assert _resp.pack_command(words) == _compat.pack_words(tuple(words))
+    assert pack(*words) == hiredis.pack_command(tuple(words))  # type: ignore[arg-type]  # its stub means one word
 
 
 class CountedBytes(bytearray):
@@ -90,14 +93,10 @@ class CountedBytes(bytearray):
 
 
 def test_a_line_in_pieces_is_searched_once() -> None:
-    reader = _resp.Reader()
+    reader = ReplyReader()
     reader._bytes = counted = CountedBytes()
     line = b"+" + b"x" * 1_000
-    for byte in line:
-        reader.feed(bytes([byte]))
-        assert reader.gets() is False
-    assert counted.searched <= 2 * len(line)
-    reader.feed(b"\r")
-    assert reader.gets() is False
-    reader.feed(b"\n:1\r\n")
-    assert (reader.gets(), reader.gets()) == (line[1:], 1)
+    for piece in pieces(line + b"\r", 1):
+        assert reader.read(piece) == []
+    assert counted.searched <= 2 * len(line + b"\r")
+    assert reader.read(b"\n:1\r\n") == [line[1:], 1]

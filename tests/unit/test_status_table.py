@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from redlock._compat import ReplyError
 from redlock._transport import node_info
+from redlock._transport.reply_reader import ReplyError
 from redlock.admin.cluster_status import ClusterStatus, LockInfo
 from redlock.admin.node_state import NodeState
 from redlock.cli.status_table import table

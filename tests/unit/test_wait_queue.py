@@ -9,7 +9,6 @@ from typing import cast
 import pytest
 
 from redlock._clock import monotonic
-from redlock._compat import ReplyError
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
 from redlock._locking.effects import Borrow, Effect, Effects, Receive, Send, Sleep
@@ -19,7 +18,7 @@ from redlock._transport.codec import Codec
 from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange
 from redlock._transport.node import Node
-from redlock._transport.reply_reader import LongReply
+from redlock._transport.reply_reader import LongReply, ReplyError
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from tests.unit.helpers import DEAD, denied, granted, round_result
 from tests.unit.trials import Borrowed

@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
-from redlock._compat import ReplyError
 from redlock._locking import wait_report
 from redlock._locking.wait_registry import PendingWait
 from redlock._locking.wait_report import Waiter, decode, encode, iso, listed
+from redlock._transport.reply_reader import ReplyError
 
 NOW = 1_795_842_000_000
 SINCE = 1_795_841_999.125
