@@ -11,7 +11,6 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import socket
 import time
@@ -53,12 +52,12 @@ class Attempt(NamedTuple):
         return cls(*(number if isinstance(number, int) and number > 0 else 0 for number in numbers))
 
 
-def owner_label(task: Task | None) -> str:
-    """The label for a run of this task; None for a call outside of a task."""
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def owner_label(task: Task | None) -> str | None:
+    """The label for a run of this task; None for a direct call and outside of a task, as for any other lock."""
     request = task.request if task is not None else None
     if request is None or request.called_directly:
-        return f"pid {os.getpid()}@{socket.gethostname()} since {since}"
+        return None
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     replacements, retries = Attempt.of(request)
     notes = {"replaced": replacements, "retry": retries, "id": _digest(str(request.id))}
     note = "".join(f" {name} {value}" for name, value in notes.items() if value)
@@ -84,7 +83,7 @@ def attempt_of(task_id: str, holder: object) -> Attempt | None:
 def task_and_worker(label: str) -> tuple[str, str]:
     """The task id and the worker in a label without its start; empty for a label outside of a task.
 
-    Workers have names such as `celery@host`; other labels are like `pid 123@host` or `report[123]@host`.
+    Workers have names such as `celery@host`; other labels are like `host/123/MainThread` or `report[123]@host`.
     """
     # From the end: a task id can contain the name of another worker.
     task, *worker = _END_OF_HOLDER.sub("", label, count=1).rsplit("@", 2)

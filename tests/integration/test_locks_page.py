@@ -105,7 +105,7 @@ def test_the_data_have_holder_votes_token_and_time_left(
     eventually(lambda: not flower.locks("counter:told"), "the end of both", every=0.05)
 
 
-@pytest.mark.parametrize("owner_label", ["somebody", "pid 7@somewhere since 2026-11-24T12:00:00Z"])
+@pytest.mark.parametrize("owner_label", ["somebody", "report[7]@somewhere since 2026-11-24T12:00:00Z"])
 def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(
     flower: Flower, client: Redlock, owner_label: str
 ) -> None:

@@ -65,7 +65,7 @@ def test_most_labels_are_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "label", ["", "-", None, "id-1", "id-10@w1@h since 1", "pid 7@h since 1", "id-1@w1@h id 0123456789ab since 1"]
+    "label", ["", "-", None, "id-1", "id-10@w1@h since 1", "h/7/x@h since 1", "id-1@w1@h id 0123456789ab since 1"]
 )
 def test_other_labels_are_of_no_task(label: object) -> None:
     assert attempt_of("id-1", label) is None
@@ -85,6 +85,6 @@ def test_the_task_and_the_worker_are_read_from_a_label(task_id: str, retries: in
     assert task_and_worker(label) == (task_id, "w1@h")
 
 
-@pytest.mark.parametrize("label", ["pid 7@host", "report[7]@host", "somebody", ""])
+@pytest.mark.parametrize("label", ["host/7/MainThread", "report[7]@host", "somebody", ""])
 def test_a_label_outside_of_a_task_has_no_worker(label: str) -> None:
     assert task_and_worker(label) == ("", "")
