@@ -81,7 +81,9 @@ class Lease(LeaseSteps):
         ThreadsDriver(context.pool, context.waiter_pool).run(acquisition.steps())
 
     def _accept_grant(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
-        self._connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms
+        self._connections, self._grant, self._acquired_ms = connections, grant, now_ms()
+        # A task has waited before, in the queue of its broker.
+        self.waited_ms += waited_ms
         held_leases.add(self)
         try:
             if self._is_renewed:
@@ -93,7 +95,7 @@ class Lease(LeaseSteps):
             error = NoThread(f"lock {self.resource!r} is not acquired: {_NO_THREAD}", self.resource)
             self._context.event_log.refused(self._owner_label, grant.round_result, error)
             raise error from None
-        self._context.event_log.acquired(self.resource, grant, waited_ms)
+        self._context.event_log.acquired(self.resource, grant, self.waited_ms)
 
     def _undo(self) -> None:
         self._grant = None

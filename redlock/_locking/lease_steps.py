@@ -45,7 +45,7 @@ class LeaseSteps(ABC):
     """The base class of `Lease`: state and steps."""
 
     waited_ms = 0
-    """The time from the start of the acquisition to the lease, in milliseconds."""
+    """Milliseconds from the start of the acquisition, or the first delivery of its task, to the lease."""
     _caller: Caller
     """Of a lease of a `Lock`: the code that acquires the lease."""
     _is_released = False

@@ -227,6 +227,8 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
         if delivery is not None and policy.on_conflict == "requeue":
             delivery.keep_arguments()
         while True:
+            if delivery is not None:
+                lease.waited_ms = delivery.waited_ms()
             try:
                 lease.acquire(wait_ms)
             except (LockContended, QuorumUnavailable, NoThread) as error:
@@ -237,7 +239,6 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
             else:
                 if delivery is not None:
                     policy.drop_finished_copy(lease.resource, delivery, awaits_result=True)
-                    lease.waited_ms = max(lease.waited_ms, delivery.waited_ms())
                 return None
     except SoftTimeLimitExceeded as limit:
         policy.on_soft_time_limit(limit, lease.resource, delivery)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from celery import Celery, Task
 
 SINCE = "redlock_since"
-"""Message header: since when the task has gone back to the queue without its lock (Unix time)."""
+"""Message header: the first delivery of a task that went back to the queue without its lock (Unix time)."""
 _SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
 """Seconds. RabbitMQ delays messages of quorum queues by whole seconds (Celery's native delayed delivery)."""
 _CONFIRM_SECONDS, _SEND_SECONDS = 10, 15
@@ -59,7 +59,8 @@ class Delivery:
         self.requeue_count = _count(marks[REQUEUES])
         """How often it went back to the queue."""
         since = marks[SINCE]
-        self._since: float | None = since if isinstance(since, float) and 0 < since < time.time() else None
+        now = time.time()
+        self._since = since if isinstance(since, float) and 0 < since < now else now
         self.meetings = _count(marks[COPY])
         """How often this copy found the first copy of its task still running."""
         self._earlier: dict[str, Any] | None = marks[EARLIER]
@@ -149,8 +150,8 @@ class Delivery:
         return str(self._request.id)
 
     def waited_ms(self) -> int:
-        """Milliseconds since the first requeue; 0 for a task that was never requeued."""
-        return 0 if self._since is None else max(0, int((time.time() - self._since) * 1000))
+        """Milliseconds since the first delivery of the task."""
+        return max(0, int((time.time() - self._since) * 1000))
 
     def requeue(self, longest: float) -> float | None:
         """Send the message back to the queue. A worker gets the message after a random pause.
@@ -167,7 +168,7 @@ class Delivery:
         least, pause = self._pause(min(longest, left))
         if left < least:
             return None
-        marks = {REQUEUES: self.requeue_count + 1, SINCE: self._since or time.time()}
+        marks = {REQUEUES: self.requeue_count + 1, SINCE: self._since}
         # A send that failed may have reached the queue, as without a confirmation in time: then two messages run. A
         # message of a broadcast is never taken for finished, and the mark would lift the limit of its returns.
         may_be_in_the_queue = self._failures and not self._is_broadcast
@@ -179,7 +180,7 @@ class Delivery:
     def requeue_copy(self, longest: float) -> float:
         """Send back a copy that found its first copy running; see `requeue`. Its expiry is hidden from Celery."""
         _, pause = self._pause(longest)
-        marks = {REQUEUES: self.requeue_count, SINCE: self._since or time.time(), COPY: self.meetings + 1}
+        marks = {REQUEUES: self.requeue_count, SINCE: self._since, COPY: self.meetings + 1}
         self._send(marks, pause, hides=True)
         return pause
 

@@ -46,7 +46,7 @@ class MetricSeries(NamedTuple):
 
 _HELP = {
     "redlock_acquired_total": "Acquired leases, by the number of rounds.",
-    "redlock_contended_total": "Acquisitions that had to wait.",
+    "redlock_contended_total": "Acquisitions that had to wait in their process.",
     "redlock_refused_total": "Acquisitions that ended without the lock, except those that an exception interrupted.",
     "redlock_requeued_total": "Tasks that went back to the queue without their lock.",
     "redlock_skipped_total": "Tasks that were skipped because another holder had their lock.",
@@ -58,7 +58,7 @@ _HELP = {
 }
 _WAITERS_HELP = "Acquisitions that wait at this moment."
 _TIMES = {
-    "redlock_wait_seconds": "Time from the request for a lock to its acquisition.",
+    "redlock_wait_seconds": "Time from the request for a lock, or the first delivery of its task, to the acquisition.",
     "redlock_hold_seconds": "Time from the acquisition of a lock to its release or its loss.",
 }
 _SIMPLE = {

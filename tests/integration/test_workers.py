@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from celery import chain
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
+from redlock._clock import now_ms
 from redlock.testing import redis_server
 from redlock.testing.redis_server import free_port
 from tests.integration.shell import run_python
@@ -178,12 +180,16 @@ def test_an_unreachable_broker_is_an_error_at_the_caller(
     assert words in said[2]
 
 
-def test_a_requeued_task_keeps_its_identity_and_its_retries(fixture: WorkerFixture, client: Redlock) -> None:
+def test_a_requeued_task_keeps_its_identity_and_its_retries(
+    fixture: WorkerFixture, client: Redlock, shared_worker: Worker
+) -> None:
     with client.lock("policy:requeued"):
         task = sent(fixture, "requeue", "requeued", headers={"x-trace": "abc"}, priority=3)
         eventually(lambda: fixture.state(task) == "RETRY", "the task back in the queue")
+        began_ms = now_ms()
         # More than once: a task with `max_retries=0` that spent one would fail here.
         eventually(lambda: fixture.requeues(task) >= 2, "the task back in the queue for the second time")
+        held_ms = now_ms() - began_ms
 
     result = fixture.result(task)
 
@@ -191,7 +197,9 @@ def test_a_requeued_task_keeps_its_identity_and_its_retries(fixture: WorkerFixtu
     assert result["retries"] == 0
     assert result["trace"] == "abc"
     assert result["priority"] == 3
-    assert result["waited_ms"] > 0
+    waited_ms = result["waited_ms"]
+    assert waited_ms >= held_ms, "since its first delivery"
+    assert re.search(rf"acquired resource=policy:requeued holder='?{task}@.* waited_ms={waited_ms} ", shared_worker.log)
 
 
 def test_a_requeued_task_does_not_sit_in_a_worker_process(fixture: WorkerFixture, client: Redlock) -> None:

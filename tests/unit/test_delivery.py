@@ -150,7 +150,7 @@ def test_an_invented_count_of_requeues_counts_as_none(back: Back, mark: object) 
 
 @pytest.mark.parametrize("mark", ["x", -1e300, float("nan"), float("inf"), 1e12, [], {}])
 def test_an_invented_start_of_the_wait_counts_as_none(delivered: Deliver, back: Back, mark: object) -> None:
-    assert delivered(**{SINCE: mark}).waited_ms() == 0
+    assert delivered(**{SINCE: mark}).waited_ms() < 60_000
     assert 1e9 < back(**{SINCE: mark})["headers"][SINCE] < 1e11
 
 

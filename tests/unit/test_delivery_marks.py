@@ -50,11 +50,13 @@ def test_workers_of_all_versions_know_the_marks_by_these_names() -> None:
     ("since", "waited_ms"),
     [(None, 0), (-0.5, 0), (0.0, 0), (0.5, int((NOW - 0.5) * 1_000)), (NOW - 2.5, 2_500), (NOW, 0), (NOW + 1, 0)],
 )
-def test_the_wait_counts_from_the_first_way_back(
+def test_the_wait_counts_from_the_first_delivery(
     delivered: Deliver, clock: list[float], sent: Sent, since: float, waited_ms: int
 ) -> None:
     delivery = delivered(**{SINCE: since})
     assert delivery.waited_ms() == waited_ms
+    clock[0] += 1
+    assert delivery.waited_ms() == waited_ms + 1_000
     assert delivery.requeue(5.0) == 5.0
     assert delivery.requeue_copy(4.0) == 4.0
     assert [again["headers"][SINCE] for again in sent] == [since if waited_ms else NOW] * 2
