@@ -122,14 +122,13 @@ class Run:
 
     def __init__(self, kind: str, directory: Path, seed: int) -> None:
         self._kind, self._directory, self._chance = kind, directory, random.Random(seed)
-        self._stack = contextlib.ExitStack()
         self.figures: Counter[str] = Counter()
         self._next_strike = 0.0
         self.tasks: dict[str, tuple[str, str]] = {}
 
     def __enter__(self) -> Self:
-        enter = self._stack.enter_context
-        try:
+        with contextlib.ExitStack() as stack:
+            enter = stack.enter_context
             nodes, results, store = enter(redis_server.cluster()), enter(sixth_redis()), enter(sixth_redis())
             if self._kind == "redis":
                 server = enter(sixth_redis())
@@ -143,25 +142,23 @@ class Run:
             else:
                 server_of_rabbitmq = enter(rabbit())
                 url, self._restart = server_of_rabbitmq.url, server_of_rabbitmq.restart
-        except BaseException:
-            self._stack.close()
-            raise
-        environment = os.environ | {
-            "EFFECTS_KIND": self._kind,
-            "EFFECTS_BROKER": url,
-            "EFFECTS_RESULTS": f"{results.url}/1",
-            "EFFECTS_STORE": f"{store.url}/0",
-            "EFFECTS_NODES": ",".join(nodes.urls),
-        }
-        self._results = enter(Redis.from_url(f"{results.url}/1", decode_responses=True))
-        self._store = enter(Redis.from_url(f"{store.url}/0", decode_responses=True))
-        self._sender = Celery("sender", broker=url, backend="disabled://", set_as_current=False)
-        if self._kind != "redis":
-            # Without a confirmation, a killed RabbitMQ may lose an unstored message, which is its sender's fault.
-            self._sender.conf.broker_transport_options = {"confirm_publish": True}
-        self._stack.callback(self._sender.close)
-        self.crew = Crew(APP, self._directory, environment, workers=WORKERS, children=CHILDREN)
-        self._stack.callback(self.crew.end)
+            environment = os.environ | {
+                "EFFECTS_KIND": self._kind,
+                "EFFECTS_BROKER": url,
+                "EFFECTS_RESULTS": f"{results.url}/1",
+                "EFFECTS_STORE": f"{store.url}/0",
+                "EFFECTS_NODES": ",".join(nodes.urls),
+            }
+            self._results = enter(Redis.from_url(f"{results.url}/1", decode_responses=True))
+            self._store = enter(Redis.from_url(f"{store.url}/0", decode_responses=True))
+            self._sender = Celery("sender", broker=url, backend="disabled://", set_as_current=False)
+            if self._kind != "redis":
+                # Without a confirmation, a killed RabbitMQ may lose an unstored message, which is its sender's fault.
+                self._sender.conf.broker_transport_options = {"confirm_publish": True}
+            stack.callback(self._sender.close)
+            self.crew = Crew(APP, self._directory, environment, workers=WORKERS, children=CHILDREN)
+            stack.callback(self.crew.end)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -41,6 +41,8 @@ def module(name: str, **settings: object) -> str:
 
 NODES = ["a:1", "b:1", "c:1"]
 CANARY = "canary-b7Qx"
+Configure: TypeAlias = Callable[[Celery, dict[str, object]], object]
+"""Gives these settings to Celery."""
 
 
 def attribute(app: Celery, given: dict[str, object]) -> None:
@@ -65,7 +67,6 @@ def later_update(app: Celery, given: dict[str, object]) -> None:
     app.conf.update(given)
 
 
-Configure: TypeAlias = Callable[[Celery, dict[str, object]], object]
 FORMS: dict[str, tuple[str, Configure]] = {
     "attribute": ("redlock_", attribute),
     "keyword": ("redlock_", lambda app, given: app.conf.update(**given)),
