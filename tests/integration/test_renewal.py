@@ -210,19 +210,16 @@ def test_a_forked_child_renews_its_own_leases_only(brief: Redlock) -> None:
 
 
 def test_a_set_of_resources_is_taken_all_or_nothing(nodes: Cluster, brief: Redlock) -> None:
-    other = client_of(nodes.urls, ttl=5.0)
-    with brief.lock("account:2"):
-        in_threads(lambda: _refused(other, ["account:1", "account:2"]))
-        assert not any(holders(nodes.servers, "account:1")), "nothing is kept of what was not won whole"
-    with other.lock(["account:2", "account:1"]) as lease:
-        outlive(lease)
-        assert all(holders(nodes.servers, name).count(lease.owner) >= 3 for name in ("account:1", "account:2"))
-    assert not any(holders(nodes.servers, "account:1") + holders(nodes.servers, "account:2"))
-    other.close()
-
-
-def _refused(client: Redlock, names: list[str]) -> None:
-    assert not client.lock(names, blocking_timeout=0.05).acquire()
+    names, got = ["account:1", "account:2"], list[bool]()
+    with client_of(nodes.urls, ttl=5.0) as other:
+        with brief.lock("account:2"):
+            in_threads(lambda: got.append(other.lock(names, blocking_timeout=0.05).acquire()))
+            assert got == [False]
+            assert not any(holders(nodes.servers, "account:1")), "nothing is kept of what was not won whole"
+        with other.lock(names[::-1]) as lease:
+            outlive(lease)
+            assert all(holders(nodes.servers, name).count(lease.owner) >= 3 for name in names)
+        assert not any(holders(nodes.servers, *names))
 
 
 def test_two_transfers_in_opposite_order_never_deadlock(nodes: Cluster) -> None:
