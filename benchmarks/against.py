@@ -76,9 +76,7 @@ def run(bench: Bench, ref: str) -> Table:
                 process.ask("connect", urls=urls, ttl=TTL)
                 running[kind, place] = process
                 found[kind, place] = Figures()
-        rounds = bench.rounds(_ROUNDS)
-        for number in range(rounds):
-            bench.say(f"round {number + 1} of {rounds}")
+        for number in bench.each(bench.rounds(_ROUNDS)):
             for kind in (OURS, ASYNC_RELEASE):
                 for place in (0, 1) if number % 2 == 0 else (1, 0):
                     once(running[kind, place], found[kind, place], bench.seconds(_SECONDS))

@@ -78,6 +78,12 @@ class Bench:
             process.ask("connect", urls=nodes_of(kind, urls), check=check, ttl=ttl)
             yield process
 
+    def each(self, rounds: int, of: str = "") -> Iterator[int]:
+        """Count the rounds from 0 on, and print the progress."""
+        for number in range(rounds):
+            self.say(f"{of}round {number + 1} of {rounds}")
+            yield number
+
     def say(self, text: str) -> None:
         """Print the progress."""
         print(f"  {text}", file=sys.stderr, flush=True)

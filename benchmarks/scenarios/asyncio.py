@@ -36,8 +36,7 @@ def measure(bench: Bench, urls: Sequence[str], rounds: int, seconds: float) -> d
     """Rounds of all loads."""
     found = {name: Figures() for name in (THREAD, *LOADS)}
     with bench.connected(OURS, urls) as threads, bench.connected(ASYNCIO, urls) as loop:
-        for number in range(rounds):
-            bench.say(f"round {number + 1} of {rounds}")
+        for _ in bench.each(rounds):
             uncontended.once(threads, found[THREAD], seconds)
             for name, (tasks, distinct) in LOADS.items():
                 said = loop.ask("tasks", seconds + 60, name="task", tasks=tasks, distinct=distinct, seconds=seconds)

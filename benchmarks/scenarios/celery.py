@@ -48,7 +48,7 @@ class WorkerFixture(NamedTuple):
 
 def run(bench: Bench) -> list[Table]:
     """All variants in turn, in the same worker."""
-    rounds, tasks = bench.rounds(8), 400 if bench.options.quick else 1_500
+    tasks = 400 if bench.options.quick else 1_500
     variants = [name for name in _VARIANTS if not name.startswith("redlock-py") or REDLOCK_PY in bench.kinds()]
     found: dict[str, list[float]] = {name: [] for name in variants}
     with lock_nodes() as nodes, sixth_server() as sixth, _worker(bench, nodes.urls, sixth.url):
@@ -57,8 +57,7 @@ def run(bench: Bench) -> list[Table]:
             fixture = WorkerFixture(sender, results)
             for name in variants:
                 _batch(fixture, _VARIANTS[name], 4 * _CHILDREN)
-            for number in range(rounds):
-                bench.say(f"round {number + 1} of {rounds}")
+            for _ in bench.each(bench.rounds(8)):
                 for name in variants:
                     found[name].append(_batch(fixture, _VARIANTS[name], tasks))
     return [_table(found)]

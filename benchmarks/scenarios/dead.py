@@ -26,10 +26,8 @@ def run(bench: Bench) -> list[Table]:
     """Kill the holder while one client waits; each round has every peer."""
     kinds = bench.kinds(LIMIT, ASYNC_RELEASE, *FLOORS)
     found: dict[Kind, list[float]] = {kind: [] for kind in kinds}
-    rounds = bench.rounds(12)
     with lock_nodes() as nodes:
-        for number in range(rounds):
-            bench.say(f"round {number + 1} of {rounds}")
+        for _ in bench.each(bench.rounds(12)):
             for kind in kinds:
                 try:
                     found[kind].append(_once(bench, kind, nodes.urls))

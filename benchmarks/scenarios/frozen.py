@@ -27,10 +27,8 @@ def run(bench: Bench) -> list[Table]:
     found: dict[Kind, dict[str, Any]] = {
         kind: {"healthy": [], "frozen": [], "why": ""} for kind in bench.kinds(ASYNC_RELEASE, *FLOORS, single=False)
     }
-    rounds = bench.rounds(5)
     with lock_nodes() as nodes:
-        for number in range(rounds):
-            bench.say(f"round {number + 1} of {rounds}")
+        for _ in bench.each(bench.rounds(5)):
             for kind, one in found.items():
                 # A fresh process for each round, because a client remembers the slow nodes.
                 with bench.connected(kind, nodes.urls) as process:

@@ -85,9 +85,8 @@ def run(bench: Bench) -> list[Table]:
 def _rounds(bench: Bench, kinds: Sequence[Kind], loads: Sequence[Load], rounds: int) -> list[Found]:
     """Measure these peers with the loads in turn, and return the rounds of each load."""
     found: list[Found] = [{kind: [] for kind in kinds} for _ in loads]
-    for number in range(rounds):
-        waiters = " and ".join(str(load.waiters) for load in loads)
-        bench.say(f"{waiters} waiters, round {number + 1} of {rounds}")
+    waiters = " and ".join(str(load.waiters) for load in loads)
+    for _ in bench.each(rounds, f"{waiters} waiters, "):
         for kind in kinds:
             for load, one in zip(loads, found, strict=True):
                 try:

@@ -49,8 +49,7 @@ def measure(
         for kind in bench.kinds():
             running[kind] = stack.enter_context(bench.connected(kind, urls, near=near))
             found[kind.name] = Figures()
-        for number in range(rounds):
-            bench.say(f"round {number + 1} of {rounds}")
+        for _ in bench.each(rounds):
             for kind, process in list(running.items()):
                 try:
                     once(process, found[kind.name], seconds)
