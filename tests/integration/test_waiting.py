@@ -158,20 +158,18 @@ def test_who_only_tries_has_nothing_reserved_for_it(nodes: Cluster, client: Redl
             lock.release()
 
 
-def reserve_for_a_dead_waiter(nodes: Cluster, holder: Lock) -> None:
-    """Leave the reservation of a waiter that was denied and then killed, and release."""
-    for redis in raws(nodes.servers):
-        redis.set(codec.queue_key("x"), "waited for", px=60_000)
-    holder.release()
+def reserve_for_a_dead_waiter(nodes: Cluster, client: Redlock) -> None:
+    """Leave the reservation of a waiter that was denied by this client and then killed."""
+    with client.lock("x"):
+        for redis in raws(nodes.servers):
+            redis.set(codec.queue_key("x"), "waited for", px=60_000)
 
 
 def test_a_lock_that_is_only_reserved_is_taken_without_waiting(nodes: Cluster) -> None:
     with Redlock(nodes.urls, node_timeout=2.0) as client:
-        holder, lock = client.lock("x"), client.lock("x")
-        assert holder.acquire()
-        reserve_for_a_dead_waiter(nodes, holder)
+        reserve_for_a_dead_waiter(nodes, client)
 
-        assert lock.acquire(blocking=False), "nothing holds it"
+        assert client.lock("x").acquire(blocking=False), "nothing holds it"
 
 
 def test_a_task_is_never_skipped_for_a_reservation(nodes: Cluster) -> None:
@@ -184,18 +182,14 @@ def test_a_task_is_never_skipped_for_a_reservation(nodes: Cluster) -> None:
         return "done"
 
     with client_for(app) as client:
-        holder = client.lock("x")
-        assert holder.acquire()
-        reserve_for_a_dead_waiter(nodes, holder)
+        reserve_for_a_dead_waiter(nodes, client)
 
         assert work() == "done"
 
 
 def test_a_reservation_does_not_hide_a_holder(nodes: Cluster) -> None:
     with Redlock(nodes.urls, node_timeout=2.0) as client:
-        holder = client.lock("x")
-        assert holder.acquire()
-        reserve_for_a_dead_waiter(nodes, holder)
+        reserve_for_a_dead_waiter(nodes, client)
         for redis in raws(nodes.servers[:3]):
             redis.set("x", "another client", px=60_000)
 
