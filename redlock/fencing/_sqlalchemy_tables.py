@@ -56,6 +56,7 @@ def tables(metadata: MetaData) -> tuple[Table, Table]:
         .with_variant(Text(), "sqlite")
         .with_variant(mysql.VARBINARY(4 * sql.LONGEST_OPERATION), "mysql", "mariadb")
     )
+    options: Any = {"schema": BLANK_SCHEMA, "mysql_engine": "InnoDB", "mariadb_engine": "InnoDB"}
     fence = Table(
         "redlock_fence",
         metadata,
@@ -64,9 +65,7 @@ def tables(metadata: MetaData) -> tuple[Table, Table]:
         Column("owner", owner, nullable=False),
         Column("section", number, nullable=False),
         Column("at", moment, nullable=False),
-        mysql_engine="InnoDB",
-        mariadb_engine="InnoDB",
-        schema=BLANK_SCHEMA,
+        **options,
     )
     # SQLAlchemy 2.0 has no `postgresql_with` for tables. Half-full pages keep the many updates of a row cheap.
     fill: Any = DDL("ALTER TABLE %(fullname)s SET (fillfactor = 50)")  # type: ignore[no-untyped-call]
@@ -76,9 +75,7 @@ def tables(metadata: MetaData) -> tuple[Table, Table]:
         metadata,
         Column("operation_id", identity, primary_key=True),
         Column("at", moment, nullable=False),
-        mysql_engine="InnoDB",
-        mariadb_engine="InnoDB",
-        schema=BLANK_SCHEMA,
+        **options,
     )
     Index("redlock_operation_at", operation.c.at)
     return fence, operation
