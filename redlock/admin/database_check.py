@@ -20,7 +20,7 @@ from redlock._masking import mask
 from redlock.admin.diagnostics import Finding, Level, warning
 from redlock.admin.time_limit import ANSWERS, Overdue, within
 from redlock.errors import ConfigurationError
-from redlock.fencing._statements import DIALECTS, MISSING_TABLE, code_of
+from redlock.fencing._statements import DIALECTS, MISSING_TABLE, READ_ONLY, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +50,10 @@ _STATEMENT_LIMITS = {
 """The server ends a statement that waits for a table that another connection has locked."""
 _AROUND_PATH = re.compile(r"^file:(//[^/]*)?|#.*")
 """The parts of SQLite's URI of a file that are no path."""
+_PARAMETERS = {"resource": "", "token": 0, "owner": "", "operation": "", "seconds": 0, "limit": 0}
+_GRANT = "grant SELECT, INSERT, UPDATE on redlock_fence and SELECT, INSERT, DELETE on redlock_operation"
+_DENIED = frozenset({"42501", "1142", "1143"})
+"""The codes of the errors of a user without privileges on a table or column."""
 _OVERDUE = frozenset({"57014", "1205"})
 """The codes of the errors at these limits."""
 
@@ -97,13 +101,15 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     where = f"database {address.host or 'local'}/{address.database or ''}"
     if kind == "sqlite" and not _file(address).is_file():
         return [warning("unreachable", f"database {address.database}", "there is no such file", "fix the address")]
+    found: list[Finding] = []
     try:
-        findings = within(ANSWERS * timeout, lambda: _answer(address, where, ttl, timeout))
+        failure = within(ANSWERS * timeout, lambda: _failure(address, where, ttl, timeout, found))
     except Overdue:
-        return [_silent(where, ANSWERS * timeout)]
-    if findings is None:
+        failure = [_silent(where, ANSWERS * timeout)]
+    if failure is None:
         raise ConfigurationError(f"an option in the address of the database cannot be used; {right}")
-    return findings
+    findings = [*found, *failure]
+    return [finding for finding in findings if finding.level is not Level.FINE] or findings
 
 
 def _file(address: Any) -> Path:
@@ -113,30 +119,35 @@ def _file(address: Any) -> Path:
     return Path(unquote(_AROUND_PATH.sub("", name)) if is_uri else name)
 
 
-def _answer(address: Any, where: str, ttl: float, timeout: float) -> list[Finding] | None:
-    """The findings; None if a driver does not take the options of the address.
+def _failure(address: Any, where: str, ttl: float, timeout: float, found: list[Finding]) -> list[Finding] | None:
+    """The end of the check, which adds to `found`; None if a driver does not take the options of the address.
 
     This runs in a thread, where no signal handler raises an exception.
     """
     from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415 - only for users of SQLAlchemy
 
     try:
-        return _connected(address, where, ttl, timeout)
+        _connected(address, where, ttl, timeout, found)
     except (TimeoutError, asyncio.TimeoutError):
         return [_silent(where, timeout)]
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         return [warning("not-checked", where, f"its driver is missing: {error}", "install the driver")]
     except (SQLAlchemyError, OSError) as error:
-        reason = mask(str(getattr(error, "orig", None) or error).partition("\n")[0])
+        reason = _reason(error)
         if code_of(error) in _OVERDUE or "is locked" in reason or "timed out" in reason:
             return [_silent(where, timeout)]
         return [warning("unreachable", where, reason or type(error).__name__, "start it, or fix its address")]
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
         # The error of the driver may repeat a value of the address.
         return None
+    return []
 
 
-def _connected(address: Any, where: str, ttl: float, timeout: float) -> list[Finding]:
+def _reason(error: BaseException) -> str:
+    return mask(str(getattr(error, "orig", None) or error).partition("\n")[0])
+
+
+def _connected(address: Any, where: str, ttl: float, timeout: float, found: list[Finding]) -> None:
     from sqlalchemy import create_engine  # noqa: PLC0415 - only for users of SQLAlchemy
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - as above
     from sqlalchemy.pool import NullPool  # noqa: PLC0415 - as above
@@ -146,19 +157,21 @@ def _connected(address: Any, where: str, ttl: float, timeout: float) -> list[Fin
     limits = dict.fromkeys(_TIMEOUTS.get(driver.driver, ()), seconds)
     if not getattr(driver, "is_async", False):
         with create_engine(address, connect_args=limits, poolclass=NullPool).connect() as connection:
-            return _examine(connection, where, ttl, seconds)
+            _examine(connection, where, ttl, seconds, found)
+        return
 
-    async def main() -> list[Finding]:
+    async def main() -> None:
         engine = create_async_engine(address, connect_args=limits, poolclass=NullPool)
         async with engine.connect() as connection:
-            return await connection.run_sync(_examine, where, ttl, seconds)
+            await connection.run_sync(_examine, where, ttl, seconds, found)
 
-    return asyncio.run(main())
+    asyncio.run(main())
 
 
-def _examine(connection: Any, where: str, ttl: float, seconds: int) -> list[Finding]:
+def _examine(connection: Any, where: str, ttl: float, seconds: int, found: list[Finding]) -> None:
     def query(statement: str) -> list[Any]:
-        return [tuple(row) for row in connection.exec_driver_sql(statement)]
+        result = connection.exec_driver_sql(statement)
+        return [tuple(row) for row in result] if result.returns_rows else []
 
     kind = connection.dialect.name
     if kind == "mysql" and connection.dialect.is_mariadb:
@@ -167,9 +180,9 @@ def _examine(connection: Any, where: str, ttl: float, seconds: int) -> list[Find
         connection.exec_driver_sql(_STATEMENT_LIMITS[kind].format(seconds))
     database = _Database(where, kind, query, ttl)
     by_kind = {"postgresql": _postgresql, "mariadb": _mysql, "mysql": _mysql, "sqlite": _sqlite}
-    findings = [*by_kind[kind](database), *_tables(connection, database)]
-    worse = [finding for finding in findings if finding.level is not Level.FINE]
-    return worse or findings
+    # Each finding by itself, because a later query may be overdue.
+    found.extend(by_kind[kind](database))
+    found.extend(_tables(connection, database))
 
 
 def _postgresql(database: _Database) -> Iterator[Finding]:
@@ -224,10 +237,16 @@ def _mysql(database: _Database) -> Iterator[Finding]:
 
 
 def _sqlite(database: _Database) -> Iterator[Finding]:
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - only for users of SQLAlchemy
+
     ((version,),) = database.query("SELECT sqlite_version()")
     ((journal,),) = database.query("PRAGMA journal_mode")
     not_checked = "not checked: the busy timeout, which each connection sets"
     yield _fine(database, f"SQLite {version}, journal mode {journal}; {not_checked}")
+    try:
+        database.query("DELETE FROM redlock_fence WHERE 1 = 0")
+    except DBAPIError as error:  # a file that is locked takes writes
+        yield from _refusals(database, is_replica=False, read_only=code_of(error) in READ_ONLY)
 
 
 def _refusals(database: _Database, *, is_replica: bool, read_only: bool) -> Iterator[Finding]:
@@ -248,18 +267,24 @@ def _waits(database: _Database, setting: str, limits: Mapping[str, float]) -> It
 
 
 def _tables(connection: Any, database: _Database) -> Iterator[Finding]:
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - only for users of SQLAlchemy
+    from sqlalchemy import text  # noqa: PLC0415 - only for users of SQLAlchemy
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - as above
 
+    dialect = DIALECTS[database.kind]
     limit = time.time_ns() // 1_000 + _HOUR_US
     try:
+        for statement in (dialect.fence, dialect.operation, dialect.purge):  # checks privileges, and runs nothing
+            connection.execute(text(f"EXPLAIN {statement}"), _PARAMETERS)
+        # The last query: in a large table it may be overdue.
         ((ahead,),) = database.query(f"SELECT count(*) FROM redlock_fence WHERE token > {limit}")  # noqa: S608 - a number
-        database.query("SELECT operation_id FROM redlock_operation WHERE 1 = 0")
     except DBAPIError as error:
-        connection.rollback()
-        if code_of(error) not in MISSING_TABLE:
+        if code_of(error) in MISSING_TABLE:
+            statements = "; ".join(dialect.create)
+            yield warning("tables", database.where, "the tables of the fence are missing", f"run {statements}")
+        elif code_of(error) in _DENIED:
+            yield warning("privileges", database.where, f"the fence cannot write: {_reason(error)}", _GRANT)
+        elif code_of(error) not in READ_ONLY:  # reported before
             raise
-        statements = "; ".join(DIALECTS[database.kind].create)
-        yield warning("tables", database.where, "the tables of the fence are missing", f"run {statements}")
         return
     if ahead:
         what = f"{ahead} resources have a token more than an hour ahead of this clock, so every lease is stale there"
@@ -271,5 +296,5 @@ def _fine(database: _Database, what: str) -> Finding:
 
 
 def _silent(where: str, seconds: float) -> Finding:
-    what = f"no answer within {seconds:g} s: it is down or overloaded, or a connection has a table of the fence locked"
+    what = f"no answer within {seconds:g} s: it is down or overloaded, or a table of the fence is large or locked"
     return warning("no-answer", where, what, "look at its log and its locks; --timeout gives it more time")

@@ -117,6 +117,37 @@ def test_a_read_only_database_is_found(short: Engine, statement: str) -> None:
             send(short, "SET TRANSACTION READ WRITE", "ALTER ROLE postgres RESET default_transaction_read_only")
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_file_that_takes_no_writes_is_found(short: Engine) -> None:
+    assert found(f"sqlite:///file:{short.url.database}?mode=ro&uri=true") == {"read-only": Level.WARNING}
+    with short.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        assert found(url_of(short)) == {}, "another connection writes"
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    ("fence", "operation"),
+    [("SELECT", "SELECT"), ("SELECT, INSERT, UPDATE", "SELECT, INSERT"), ("INSERT", "SELECT, INSERT, DELETE")],
+)
+def test_a_user_without_privileges_is_found(short: Engine, fence: str, operation: str) -> None:
+    is_postgresql = short.dialect.name == "postgresql"
+    url = short.url.set(username="app").render_as_string(hide_password=False)
+    user, create = ("app", "CREATE ROLE app LOGIN") if is_postgresql else ("app@localhost", "CREATE USER app@localhost")
+    send(
+        short, create, f"GRANT {fence} ON redlock_fence TO {user}", f"GRANT {operation} ON redlock_operation TO {user}"
+    )
+    if is_postgresql:
+        send(short, "ALTER ROLE app SET idle_in_transaction_session_timeout = '5s'")
+    try:
+        assert found(url) == {"privileges": Level.WARNING}
+        send(short, f"GRANT SELECT, INSERT, UPDATE ON redlock_fence TO {user}")
+        send(short, f"GRANT SELECT, INSERT, DELETE ON redlock_operation TO {user}")
+        assert found(url) == {}
+    finally:
+        send(short, *["DROP OWNED BY app"] * is_postgresql, f"DROP {'ROLE' if is_postgresql else 'USER'} {user}")
+
+
 @contextlib.contextmanager
 def locked_by_another(engine: Engine) -> Iterator[None]:
     """Another connection holds the table of the fence, as an ALTER TABLE or a VACUUM FULL does."""
@@ -134,14 +165,15 @@ def locked_by_another(engine: Engine) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
-def test_a_table_that_another_connection_locks_is_found(short: Engine) -> None:
-    driver = ASYNC_DRIVERS[short.dialect.name]
-    with locked_by_another(short):
-        for url in (url_of(short), url_of(short).replace(f"+{short.dialect.driver}", f"+{driver}")):
-            (finding,) = database_check.check(url, ttl=5.0, timeout=1.0)
-            assert finding.code == "no-answer", finding
-            assert "has a table of the fence locked" in finding.what
-    assert found(url_of(short)) == {}
+def test_a_table_that_another_connection_locks_is_found(engine: Engine) -> None:
+    """The findings from before the silence stay."""
+    driver = ASYNC_DRIVERS[engine.dialect.name]
+    with locked_by_another(engine):
+        for url in (url_of(engine), url_of(engine).replace(f"+{engine.dialect.driver}", f"+{driver}")):
+            first, silent = database_check.check(url, ttl=5.0, timeout=1.0)
+            assert (first.code, silent.code) == ("timeout", "no-answer")
+            assert "a table of the fence is large or locked" in silent.what
+    assert found(url_of(engine)) == {"timeout": Level.WARNING}
 
 
 @pytest.mark.parametrize("driver", ["pysqlite", "aiosqlite"])
