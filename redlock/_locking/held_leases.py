@@ -1,11 +1,10 @@
 """The leases that the running code holds, so that a second acquisition shares a lease or fails instead of deadlocking.
 
 Invariants:
-1. A lease belongs to the thread, greenlet or asyncio task that acquired it. A copy of its context in another thread or
-   task holds nothing.
+1. A lease belongs to the thread, greenlet or asyncio task that acquired it, in its context. A copy of this context in
+   another thread or task holds nothing.
 2. An expired lease is not held. This module keeps weak references only.
-3. The leases of a context are a linked stack. The stack is searched only if the process holds a lease on the same
-   resource, and a release in the opposite order has constant cost.
+3. Of the leases on a resource only the last can be valid, so no other is known.
 """
 
 from __future__ import annotations
@@ -15,21 +14,25 @@ import weakref
 from asyncio import current_task
 from asyncio.events import _get_running_loop
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from redlock._core.commands import Names
     from redlock._locking.lease_steps import LeaseSteps
 
-_Stack: TypeAlias = "tuple[weakref.ref[LeaseSteps], object, _Stack, int] | None"
-"""The last lease, its owner, the stack below, and the number of leases until the next compaction."""
 L = TypeVar("L", bound="LeaseSteps")
 
-_stack: ContextVar[_Stack] = ContextVar("redlock_held", default=None)
+
+class Holder(weakref.ref[object]):
+    """A thread, greenlet or task that has acquired a lease in a context. Each other context makes another holder."""
+
+    __slots__ = ()
+
+
+_holders: ContextVar[tuple[Holder, ...]] = ContextVar("redlock_holders", default=())
+"""The holders of this context, and of the contexts from which it was copied."""
 _thread = threading.local()
 _last: dict[tuple[int, str], weakref.ref[Any]] = {}
 """The last lease of this process, by client and resource.
@@ -38,7 +41,6 @@ A weak dictionary would run callbacks when a lease is dropped, and an exception 
 callback is lost.
 """
 _cleanup_size = 10_000
-_LEAST_BETWEEN_COMPACTIONS = 64
 
 
 class _Thread:
@@ -60,13 +62,13 @@ def owner() -> object:
         return _thread.owner
 
 
-def _held() -> Iterator[Any]:
-    stack, own = _stack.get(), owner()
-    while stack is not None:
-        reference, lease_owner, stack, _ = stack
-        lease = reference()
-        if lease is not None and lease_owner is own and lease.is_held:
-            yield lease
+def _holder() -> Holder | None:
+    """The running code as a holder, if it has acquired a lease in this context."""
+    own = owner()
+    for holder in _holders.get():
+        if holder() is own:
+            return holder
+    return None
 
 
 def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
@@ -82,15 +84,16 @@ def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
     """
     if _last.keys().isdisjoint(lease._claims):
         return lease
-    for other in _held():
-        shared = other._claims & lease._claims
-        if shared and _is_valid(other):
+    holder = _holder()
+    for key in sorted(lease._claims):
+        other = _known(key)
+        if other is not None and other._holder is holder and _is_valid(other):
             if reentrant and lease._claims <= other._claims:
                 shared_lease: L = other
                 return shared_lease
             if not forever:
                 return lease
-            names = ", ".join(sorted(name for _, name in shared))
+            names = ", ".join(sorted(name for _, name in other._claims & lease._claims))
             raise RedlockError(
                 f"lock {names!r} is held by this very context; it would wait for itself. "
                 + (
@@ -105,9 +108,13 @@ def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
 
 def is_held_here(client: int, names: Names) -> bool:
     """Whether any code of this process holds a lease of this client on exactly these names."""
-    reference = _last.get((client, names[0]))
-    lease = None if reference is None else reference()
+    lease = _known((client, names[0]))
     return lease is not None and lease.names == names and _is_valid(lease)
+
+
+def _known(key: tuple[int, str]) -> Any:  # noqa: ANN401 - a lease of any driver, or None
+    reference = _last.get(key)
+    return None if reference is None else reference()
 
 
 def _is_valid(lease: LeaseSteps) -> bool:
@@ -117,36 +124,16 @@ def _is_valid(lease: LeaseSteps) -> bool:
 
 def add(lease: LeaseSteps) -> None:
     """Record that the running code holds the lease."""
+    holder = _holder()
+    if holder is None:
+        holder = Holder(owner())
+        _holders.set((*(other for other in _holders.get() if other() is not None), holder))
+    lease._holder = holder
     reference = weakref.ref(lease)
     for key in lease._claims:
         _last[key] = reference
-    below = _stack.get()
-    while below is not None and not _is_held(below[0]):
-        below = below[2]
-    left = below[3] - 1 if below is not None else _LEAST_BETWEEN_COMPACTIONS
-    if left <= 0:
-        below, left = _compacted(below)
-    _stack.set((reference, owner(), below, left))
     if len(_last) > _cleanup_size:
         _forget_dropped_leases()
-
-
-def _is_held(reference: weakref.ref[LeaseSteps]) -> bool:
-    lease = reference()
-    return lease is not None and lease.is_held
-
-
-def _compacted(stack: _Stack) -> tuple[_Stack, int]:
-    """The stack without ended leases, and the number of leases until the next compaction."""
-    held = []
-    while stack is not None:
-        if _is_held(stack[0]):
-            held.append(stack)
-        stack = stack[2]
-    left = max(_LEAST_BETWEEN_COMPACTIONS, len(held))
-    for reference, owner, *_ in reversed(held):
-        stack = (reference, owner, stack, left)
-    return stack, left
 
 
 def _forget_dropped_leases() -> None:
@@ -161,16 +148,5 @@ def _forget_dropped_leases() -> None:
 def remove(lease: LeaseSteps) -> None:
     """Record that the running code no longer holds the lease."""
     for key in lease._claims:
-        known = _last.get(key)
-        if known is not None and known() is lease:
+        if _known(key) is lease:
             _last.pop(key, None)
-    above, stack = [], _stack.get()
-    while stack is not None and stack[0]() is not lease:
-        above.append(stack)
-        stack = stack[2]
-    if stack is None:
-        return
-    below = stack[2]
-    for reference, owner, _, left in reversed(above):
-        below = (reference, owner, below, left)
-    _stack.set(below)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from redlock._core.protocol import Outcome, Steps
     from redlock._core.votes import Refusal
+    from redlock._locking import held_leases
     from redlock._locking.client_context import ClientContext
     from redlock._locking.lock_leases import Caller
     from redlock._locking.options import LeaseOptions
@@ -48,6 +49,8 @@ class LeaseSteps(ABC):
     """Milliseconds from the start of the acquisition, or the first delivery of its task, to the lease."""
     _caller: Caller
     """Of a lease of a `Lock`: the code that acquires the lease."""
+    _holder: held_leases.Holder | None = None
+    """The code that has acquired the lease."""
     _is_released = False
     """Whether `Lock.release` has released the lease in its block; the end of the block raises `NotHeld`."""
     _releaser: weakref.ref[object] | None = None

@@ -43,7 +43,7 @@ def test_the_public_names_are_this_list() -> None:
 
 
 def test_the_variables_of_the_package_stay_out_of_on_lost() -> None:
-    """Only the stack of held leases names its owner itself."""
+    """Only the holders of leases name their thread or task themselves."""
     made = [path.name for path in MODULES if re.search(r"= ContextVar\(", path.read_text())]
     assert made == ["caller_context.py", "held_leases.py"]
     known, own = ContextVar[str]("known"), package_variable("own", "default")
