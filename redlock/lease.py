@@ -13,12 +13,10 @@ Invariants:
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redlock import _validation
-from redlock._clock import now_ms
 from redlock._core import protocol
-from redlock._core.backoff import renewal_ms
 from redlock._core.commands import Wait
 from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
     from redlock._core.votes import Grant
     from redlock._locking.context import LockContext
-    from redlock._transport.threads import ConnectionSet
 
 _RELEASE_SECONDS = 0.08
 _NO_THREAD = (
@@ -80,26 +77,14 @@ class Lease(LeaseSteps):
         acquisition = Acquisition(self, context.waiter_pool, context.waits, acquire_timeout_ms)
         ThreadsDriver(context.pool, context.waiter_pool).run(acquisition.steps())
 
-    def _accept_grant(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
-        self._connections, self._grant, self._acquired_ms = connections, grant, now_ms()
-        # A task has waited before, in the queue of its broker.
-        self.waited_ms += waited_ms
-        held_leases.add(self)
+    def _accept_grant(self, grant: Grant, connections: Any, waited_ms: int) -> None:  # noqa: ANN401 - of the driver
         try:
-            if self._is_renewed:
-                self._context.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
-            elif self._on_lost is not None:
-                self._watch()
+            super()._accept_grant(grant, connections, waited_ms)
         except NoThread:
             # The attempt is cancelled.
             error = NoThread(f"lock {self.resource!r} is not acquired: {_NO_THREAD}", self.resource)
             self._context.event_log.refused(self._owner_label, grant.round_result, error)
             raise error from None
-        self._context.event_log.acquired(self.resource, grant, self.waited_ms)
-
-    def _undo(self) -> None:
-        self._grant = None
-        held_leases.remove(self)
 
     def _schedule(self, due_ms: int) -> None:
         self._context.renewal.add(self, due_ms)

@@ -61,7 +61,7 @@ class LeaseEntry(LeaseSteps):
         self._outer.ensure_valid()
         entries = self._outer._entries
         entries.add(weakref.ref(self, entries.discard))
-        if self._on_lost is not None:
+        if self._hears_of_loss:
             self._outer._watch()
 
     def _leave(self) -> bool:

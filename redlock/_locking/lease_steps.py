@@ -20,7 +20,7 @@ from redlock._core.backoff import renewal_ms, retry_ms
 from redlock._core.commands import Names, Wait
 from redlock._core.votes import Grant
 from redlock._core.votes import deadline_ms as deadline_of
-from redlock._locking import failures, misuse
+from redlock._locking import failures, held_leases, misuse
 from redlock._mutex import Mutex
 from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock._core.protocol import Outcome, Steps
-    from redlock._core.votes import Refusal
-    from redlock._locking import held_leases
     from redlock._locking.client_context import ClientContext
     from redlock._locking.lock_leases import Caller
     from redlock._locking.options import LeaseOptions
@@ -163,13 +161,28 @@ class LeaseSteps(ABC):
         """Whether a re-entrant block keeps the lease; with `ends_blocks` a block inside the ending block does not."""
         return bool(self._entries) and any(not (ends_blocks and entry._is_block) for entry in self._live_entries())
 
-    @abstractmethod
+    @property
+    def _hears_of_loss(self) -> bool:
+        """Whether a loss of the lease is reported."""
+        return self._on_lost is not None
+
     def _accept_grant(self, grant: Grant, connections: Any, waited_ms: int) -> None:  # noqa: ANN401 - of the driver
         """The lease was acquired, on these connections of the driver and after this time."""
+        self._connections, self._grant, self._acquired_ms = connections, grant, now_ms()
+        # A task has waited before, in the queue of its broker.
+        self.waited_ms += waited_ms
+        held_leases.add(self)
+        if self._is_renewed:
+            self._schedule(self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
+        elif self._hears_of_loss:
+            self._watch()
+        # Last: without a thread for the renewal, the attempt fails and is cancelled.
+        self._context.event_log.acquired(self.resource, grant, self.waited_ms)
 
-    @abstractmethod
     def _undo(self) -> None:
         """An exception has ended the acquisition, perhaps after `_accept_grant`."""
+        self._grant = None
+        held_leases.remove(self)
 
     @abstractmethod
     def _schedule(self, due_ms: int) -> None:
@@ -191,19 +204,16 @@ class LeaseSteps(ABC):
             self._grant = result
             self._context.event_log.extended(self.resource, result)
             return
-        self._report_failed_extension(grant, result)
+        now = now_ms()
+        is_line_due = now >= self._next_line_ms
+        if is_line_due:
+            self._next_line_ms = now + _AGAIN_MS
+        self._context.event_log.not_extended(self.resource, grant, result, is_line_due=is_line_due)
         if result.no_quorum:
             raise failures.unavailable(self._context.nodes, self.resource, result.round_result)
         if result.round_result.denied >= result.round_result.quorum:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
-
-    def _report_failed_extension(self, grant: Grant, refusal: Refusal) -> None:
-        now = now_ms()
-        is_line_due = now >= self._next_line_ms
-        if is_line_due:
-            self._next_line_ms = now + _AGAIN_MS
-        self._context.event_log.not_extended(self.resource, grant, refusal, is_line_due=is_line_due)
 
     def _renewal(self, connections: ConnectionSet | None) -> Steps[int | None]:
         """A renewal, as rounds that many leases can share.
@@ -216,17 +226,16 @@ class LeaseSteps(ABC):
         turn = self._mutex.turn()
         if turn is None:
             return now_ms() + _BUSY_MS
-        self._connections = connections
-        try:
-            due_ms = yield from self._renewing()
-            if self._is_leaving:
-                yield from self._releasing()
-        except (LockLost, QuorumUnavailable):
-            due_ms = now_ms() + retry_ms(self._remaining_ms())
-        except NotHeld:
-            return None
-        finally:
-            turn.end()
+        with turn:
+            self._connections = connections
+            try:
+                due_ms = yield from self._renewing()
+                if self._is_leaving:
+                    yield from self._releasing()
+            except (LockLost, QuorumUnavailable):
+                due_ms = now_ms() + retry_ms(self._remaining_ms())
+            except NotHeld:
+                return None
         return due_ms if self._grant is not None and not self._lost else None
 
     def _renewing(self) -> Steps[int]:

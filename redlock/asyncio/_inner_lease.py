@@ -42,8 +42,6 @@ class InnerLease(LeaseEntry, Lease):
             NotHeld: The outer lease was released meanwhile.
         """
         self._enter()
-        if self._scope is not None:
-            self._outer._watch()
 
     async def extend(self, seconds: float) -> None:
         """Extend the outer lease, see `Lease.extend`."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from redlock._clock import now_ms
 from redlock._core import protocol
-from redlock._core.backoff import renewal_ms
 from redlock._core.commands import Wait
 from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
@@ -99,21 +98,9 @@ class Lease(LeaseSteps):
             # Again: an exception of a signal handler can strike just before the same call in `run`.
             driver.leave_nodes()
 
-    def _undo(self) -> None:
-        self._grant = None
-
-    def _accept_grant(self, grant: Grant, _connections: object, waited_ms: int) -> None:
-        self._grant, self._acquired_ms, self.waited_ms = grant, now_ms(), waited_ms
-        try:
-            held_leases.add(self)
-            if self._is_renewed:
-                self._parts.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
-            elif self._on_lost is not None or self._scope is not None:
-                self._watch()
-            self._context.event_log.acquired(self.resource, grant, waited_ms)
-        except BaseException:
-            self._grant = None
-            raise
+    @property
+    def _hears_of_loss(self) -> bool:
+        return self._on_lost is not None or self._scope is not None
 
     def _schedule(self, due_ms: int) -> None:
         self._parts.renewal.add(self, due_ms)
@@ -153,8 +140,7 @@ class Lease(LeaseSteps):
     def _end_renewal(self) -> int | None:
         """Renew no more; the time at which to notice the end of the lease, None if no code would hear of the end."""
         self._is_renewed = self._is_watched = False
-        leases = [self, *(entry for entry in self._live_entries() if isinstance(entry, Lease))]
-        is_heard = any(lease._on_lost is not None or lease._scope is not None for lease in leases)
+        is_heard = any(lease._hears_of_loss for lease in (self, *self._live_entries()))
         return self._held().deadline_ms if is_heard else None
 
     async def _turn(self) -> Turn[Mutex]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from tests.sim.mutant_list import MutantList
 
 LIST = MutantList()
-_driver, _lease, _parts, _renewal, _scope, _waiters, _inner, _steps = LIST.files(
+_driver, _lease, _parts, _renewal, _scope, _waiters, _steps = LIST.files(
     *("asyncio/_driver.py", "asyncio/lease.py", "asyncio/_loop_parts.py", "asyncio/_renewal.py"),
-    *("asyncio/_cancel_scope.py", "asyncio/_waiters.py", "asyncio/_inner_lease.py", "_locking/lease_steps.py"),
+    *("asyncio/_cancel_scope.py", "asyncio/_waiters.py", "_locking/lease_steps.py"),
 )
 _rounds, _sockets, _exchange = LIST.files(
     "_transport/asyncio.py", "_transport/loop_sockets.py", "_transport/loop_exchange.py"
@@ -52,25 +52,26 @@ _exchange(
     "        finally:\n            pass",
 )
 # The end of a lease.
-_lease.without(
+_steps.without(
     "renewal is not started",
-    "self._parts.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))",
+    "self._schedule(self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))",
 )
 _renewal(
     "a lease is renewed once",
     "                self._schedule.renewed(lease, None if future.cancelled() else future.result())\n            self._set_timer()",
     "                self._schedule.renewed(lease, None if future.cancelled() else future.result())",
 )
-_lease(
+_steps(
     "the first renewal may come after the end of the lease",
     "renewal_ms(grant.deadline_ms - self._acquired_ms)",
     "renewal_ms(self.ttl_ms)",
     f"{DIRECTED}a_lease_with_little_time_left_is_renewed_in_time",
 )
-_lease.without("the end of a lease without renewal is not noticed", "self._watch()")
-_inner.without(
+_steps.without("the end of a lease without renewal is not noticed", "self._watch()")
+_lease(
     "the end of the lease of an inner block is not noticed",
-    "self._outer._watch()",
+    "return self._on_lost is not None or self._scope is not None",
+    "return self._on_lost is not None",
     f"{DIRECTED}an_inner_block_is_cancelled_at_the_end_of_its_lease",
 )
 _lease.without("a lost lease cancels no block", "lease._scope.cancel()")
