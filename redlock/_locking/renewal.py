@@ -18,7 +18,7 @@ from redlock._locking.renewal_schedule import RenewalSchedule
 
 if TYPE_CHECKING:
     from redlock._core.protocol import Steps
-    from redlock._locking.renewal_schedule import RenewedLease
+    from redlock._locking.lease_steps import LeaseSteps
     from redlock._transport.pool import ConnectionPool
     from redlock._transport.threads import ConnectionSet
 
@@ -45,8 +45,8 @@ class Renewal:
         self.callbacks = Callbacks()
 
     def _forget_leases(self) -> None:
-        self._schedule: RenewalSchedule[RenewedLease] = RenewalSchedule(_REMEDY)
-        self._added: deque[tuple[weakref.ref[RenewedLease], int]] = deque()
+        self._schedule: RenewalSchedule[LeaseSteps] = RenewalSchedule(_REMEDY)
+        self._added: deque[tuple[weakref.ref[LeaseSteps], int]] = deque()
         """Leases that the thread has not put into the schedule yet."""
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class Renewal:
         self._background.stop()
         self._forget_leases()
 
-    def add(self, lease: RenewedLease, due_ms: int) -> None:
+    def add(self, lease: LeaseSteps, due_ms: int) -> None:
         """Renew a lease from this time on, until the lease is released or lost."""
         self._added.append((weakref.ref(lease), due_ms))
         self._background.wake(due_ms if len(self._added) < _MOST_ADDED else 0)
@@ -71,14 +71,14 @@ class Renewal:
         due_ms = schedule.next_ms()
         return None if due_ms is None else max(0.0, (due_ms - now_ms()) / 1000)
 
-    def _renew_together(self, leases: list[RenewedLease]) -> None:
-        groups: dict[ConnectionSet | None, list[RenewedLease]] = {}
+    def _renew_together(self, leases: list[LeaseSteps]) -> None:
+        groups: dict[ConnectionSet | None, list[LeaseSteps]] = {}
         for lease in leases:
             groups.setdefault(lease._connections, []).append(lease)
         for connections, group in groups.items():
             self._renew(connections, group)
 
-    def _renew(self, wanted: ConnectionSet | None, leases: list[RenewedLease]) -> None:
+    def _renew(self, wanted: ConnectionSet | None, leases: list[LeaseSteps]) -> None:
         try:
             with self._pool.connections(wanted) as connections:
                 results = connections.run_all([_isolated(lease, connections) for lease in leases])
@@ -92,7 +92,7 @@ class Renewal:
                 self._schedule.renewed(lease, result)
 
 
-def _isolated(lease: RenewedLease, connections: ConnectionSet) -> Steps[int | Exception | None]:
+def _isolated(lease: LeaseSteps, connections: ConnectionSet) -> Steps[int | Exception | None]:
     """The renewal of a lease. Its error is a result, and does not end the rounds of the other leases."""
     try:
         return (yield from lease._renewal(connections))

@@ -19,7 +19,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from redlock import _log
 from redlock._core.backoff import renewal_ms
@@ -27,8 +27,9 @@ from redlock._core.backoff import renewal_ms
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redlock._core.protocol import Steps
-    from redlock._transport.threads import ConnectionSet
+    from redlock._locking.lease_steps import LeaseSteps
+
+L = TypeVar("L", bound="LeaseSteps")
 
 _RETRY_MS = 50
 _MOST_UNDER_WAY = 64
@@ -36,34 +37,6 @@ _TOGETHER_MS = 10
 """Leases that are due so soon after another are renewed with it."""
 _FEW = 1_000
 """So many leases may have ended before their entries are removed."""
-
-
-class RenewedLease(Protocol):
-    """The part of a lease that renewal uses."""
-
-    _connections: ConnectionSet | None
-    """The connections that acquired the lease; None if the driver has only one set."""
-    ttl_ms: int
-    """The length of the lease."""
-    _is_renewed: bool
-    """Whether the lease is renewed; if not, `_renewal` notices its end."""
-
-    @property
-    def resource(self) -> str:
-        """The locked names, for messages."""
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the lease was acquired and not released."""
-
-    def _renewal(self, connections: ConnectionSet | None) -> Steps[int | None]:
-        """The rounds of one renewal; returns the time of the next renewal, or None."""
-
-    def _report_loss(self) -> None:
-        """Call `on_lost` if the lease is known to be lost."""
-
-
-L = TypeVar("L", bound=RenewedLease)
 
 
 class RenewalSchedule(Generic[L]):

@@ -13,10 +13,11 @@ from __future__ import annotations
 import functools
 import weakref
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from redlock._clock import now_ms
-from redlock._locking.renewal_schedule import RenewalSchedule, RenewedLease
+from redlock._locking.lease_steps import LeaseSteps
+from redlock._locking.renewal_schedule import RenewalSchedule
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,17 +29,24 @@ _LATE_MS = 1_000
 _REMEDY = "raise ttl above the time for which this event loop is blocked, or let its tasks pause more often"
 
 
-class LoopLease(RenewedLease, Protocol):
-    """The part of a lease that renewal uses."""
+class LoopLease(LeaseSteps):
+    """A lease whose steps an event loop executes."""
 
-    _step: Execution[Any] | None
-    """The extension or renewal that was begun last."""
+    _step: Execution[Any] | None = None
+    """The extension or renewal that was begun last; its generator or its task has the turn of the mutex."""
 
     def _stop_step(self) -> None:
-        """End the extension or renewal that is under way."""
+        """End the extension or renewal that is under way: its repair could follow a release, and restore the keys."""
+        if self._step is not None:
+            self._step.abort()
+            self._step.future.cancel()
+            self._step = None
 
     def _end_renewal(self) -> int | None:
         """Renew no more; the time at which to notice the end of the lease, None if no code would hear of the end."""
+        self._is_renewed = self._is_watched = False
+        is_heard = any(lease._hears_of_loss for lease in (self, *self._live_entries()))
+        return self._held().deadline_ms if is_heard else None
 
 
 class LoopRenewal:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
 from redlock._core import protocol
@@ -23,8 +23,8 @@ from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
 from redlock._locking.acquisition import Acquisition
 from redlock._locking.caller_context import caller_context
-from redlock._locking.lease_steps import LeaseSteps
 from redlock.asyncio._driver import LoopDriver
+from redlock.asyncio._renewal import LoopLease
 from redlock.errors import LockLost, NotHeld, RedlockError
 
 __all__ = ["Lease"]
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
     from redlock._core.commands import Names
     from redlock._core.votes import Grant
+    from redlock._locking.lease_steps import LeaseSteps
     from redlock._locking.options import LeaseOptions
     from redlock._mutex import Mutex, Turn
-    from redlock._transport.asyncio import Execution
     from redlock.asyncio._cancel_scope import CancelScope
     from redlock.asyncio._loop_parts import LoopContext
 
 
-class Lease(LeaseSteps):
+class Lease(LoopLease):
     """The right to a resource, or to a set of resources, until a deadline.
 
     An `async with` block returns a lease.
@@ -69,8 +69,6 @@ class Lease(LeaseSteps):
         self._caller_context = None if options.on_lost is None else caller_context()
         self._scope: CancelScope | None = None
         """The block that a loss cancels."""
-        self._step: Execution[Any] | None = None
-        """The extension or renewal that was begun last; its generator or its task has the turn of the mutex."""
         self._release: asyncio.Future[Outcome] | None = None
         """The result or the error of the release, which was sent."""
 
@@ -129,19 +127,6 @@ class Lease(LeaseSteps):
                 if self._step is step:
                     self._stop_step()
                 self._report_loss()
-
-    def _stop_step(self) -> None:
-        """End the extension or renewal that is under way: its repair could follow a release, and restore the keys."""
-        if self._step is not None:
-            self._step.abort()
-            self._step.future.cancel()
-            self._step = None
-
-    def _end_renewal(self) -> int | None:
-        """Renew no more; the time at which to notice the end of the lease, None if no code would hear of the end."""
-        self._is_renewed = self._is_watched = False
-        is_heard = any(lease._hears_of_loss for lease in (self, *self._live_entries()))
-        return self._held().deadline_ms if is_heard else None
 
     async def _turn(self) -> Turn[Mutex]:
         """The right to a step of this lease; waits for the step that is under way, at most until the deadline."""

@@ -20,7 +20,6 @@ from redlock._transport.asyncio import Execution, LoopConnections
 from redlock._transport.codec import Codec
 from redlock._transport.exchange import Exchange
 from redlock._transport.node import Node
-from redlock._transport.threads import ConnectionSet
 from redlock.asyncio import Lock, Redlock
 from redlock.asyncio._renewal import LoopRenewal
 from redlock.errors import NotHeld, RedlockError
@@ -174,8 +173,6 @@ class Overdue:
 class Renewed:
     """A lease that is renewed often; its renewal is interrupted."""
 
-    _connections: ConnectionSet | None = None
-    _step: Execution[Any] | None = None
     ttl_ms, resource, is_held, _is_renewed = 3_000, "r", True, True
 
     def __init__(self) -> None:
@@ -183,7 +180,8 @@ class Renewed:
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda _, __: None)
         self._connections_of_loop = LoopConnections([Node("redis://h:1", 10)], Codec(1, "", 10_000), self._loop)
-        self.schedule = LoopRenewal(self._connections_of_loop)
+        schedule: Any = LoopRenewal(self._connections_of_loop)
+        self.schedule = schedule
         self.schedule.add(self, now_ms() + 20)
 
     def run(self) -> None:

@@ -37,18 +37,18 @@ class Given:
 
 
 @pytest.fixture
-def schedule() -> RenewalSchedule[Given]:
+def schedule() -> RenewalSchedule[Any]:
     """An empty schedule."""
     return RenewalSchedule("raise ttl")
 
 
-def add(schedule: RenewalSchedule[Given], *leases: Given, due_ms: int) -> None:
+def add(schedule: RenewalSchedule[Any], *leases: Given, due_ms: int) -> None:
     """All leases are due at the same time."""
     for lease in leases:
         schedule.add(weakref.ref(lease), due_ms)
 
 
-def test_leases_that_are_due_soon_are_taken_too(schedule: RenewalSchedule[Given]) -> None:
+def test_leases_that_are_due_soon_are_taken_too(schedule: RenewalSchedule[Any]) -> None:
     """So that leases that are taken one after the other share an exchange."""
     first, soon, later = Given(), Given(), Given()
     for lease, due_ms in ((first, 1_000), (soon, 1_010), (later, 1_011)):
@@ -59,7 +59,7 @@ def test_leases_that_are_due_soon_are_taken_too(schedule: RenewalSchedule[Given]
     assert schedule.next_ms() == 1_011
 
 
-def test_a_limited_number_of_leases_is_under_way(schedule: RenewalSchedule[Given]) -> None:
+def test_a_limited_number_of_leases_is_under_way(schedule: RenewalSchedule[Any]) -> None:
     leases = [Given() for _ in range(100)]
     add(schedule, *leases, due_ms=1_000)
     taken = schedule.take(1_000)
@@ -71,7 +71,7 @@ def test_a_limited_number_of_leases_is_under_way(schedule: RenewalSchedule[Given
     assert schedule.take(1_000) == leases[64:65]
 
 
-def test_a_lease_that_its_owner_has_dropped_is_not_due(schedule: RenewalSchedule[Given]) -> None:
+def test_a_lease_that_its_owner_has_dropped_is_not_due(schedule: RenewalSchedule[Any]) -> None:
     lease = Given()
     add(schedule, lease, due_ms=1_000)
     (taken,) = schedule.take(1_000)
@@ -82,7 +82,7 @@ def test_a_lease_that_its_owner_has_dropped_is_not_due(schedule: RenewalSchedule
     assert schedule.take(2_000) == []
 
 
-def test_a_dropped_lease_among_others_is_passed_over(schedule: RenewalSchedule[Given]) -> None:
+def test_a_dropped_lease_among_others_is_passed_over(schedule: RenewalSchedule[Any]) -> None:
     first, dropped, last = Given(), Given(), Given()
     add(schedule, first, dropped, last, due_ms=1_000)
     del dropped
@@ -90,7 +90,7 @@ def test_a_dropped_lease_among_others_is_passed_over(schedule: RenewalSchedule[G
     assert schedule.take(1_000) == [first, last]
 
 
-def test_a_failed_lease_is_due_again_soon(schedule: RenewalSchedule[Given], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_lease_is_due_again_soon(schedule: RenewalSchedule[Any], caplog: pytest.LogCaptureFixture) -> None:
     leases = [Given("r-1"), Given("r-2"), Given("released")]
     add(schedule, *leases, due_ms=1_000)
     taken = schedule.take(1_000)
@@ -104,7 +104,7 @@ def test_a_failed_lease_is_due_again_soon(schedule: RenewalSchedule[Given], capl
     assert record.exc_info
 
 
-def test_a_driver_that_was_interrupted_loses_no_lease(schedule: RenewalSchedule[Given]) -> None:
+def test_a_driver_that_was_interrupted_loses_no_lease(schedule: RenewalSchedule[Any]) -> None:
     leases = [Given() for _ in range(100)]
     add(schedule, *leases, due_ms=1_000)
     taken = schedule.take(1_000)
@@ -121,7 +121,7 @@ def test_a_driver_that_was_interrupted_loses_no_lease(schedule: RenewalSchedule[
 
 def test_an_interrupted_step_leaves_one_entry_per_lease() -> None:
     def step(place: Place | None) -> list[Place]:
-        lease, schedule = Given(), RenewalSchedule[Given]("raise ttl")
+        lease, schedule = Given(), RenewalSchedule[Any]("raise ttl")
         add(schedule, lease, due_ms=1_000)
 
         def renew() -> None:
@@ -140,7 +140,7 @@ def test_an_interrupted_step_leaves_one_entry_per_lease() -> None:
         step(place)
 
 
-def test_ended_leases_take_no_memory(schedule: RenewalSchedule[Given]) -> None:
+def test_ended_leases_take_no_memory(schedule: RenewalSchedule[Any]) -> None:
     """As in a process that takes many leases, and releases each one long before it is due."""
     kept, ended = [Given() for _ in range(10)], Given()
     ended.is_held = False
@@ -152,7 +152,7 @@ def test_ended_leases_take_no_memory(schedule: RenewalSchedule[Given]) -> None:
 
 
 def test_entries_are_looked_through_each_time_they_have_doubled(
-    schedule: RenewalSchedule[Given], monkeypatch: pytest.MonkeyPatch
+    schedule: RenewalSchedule[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else each new lease would look through thousands of held leases."""
     lease, looks = Given(), list[int]()
@@ -163,7 +163,7 @@ def test_entries_are_looked_through_each_time_they_have_doubled(
 
 
 def test_the_first_late_renewal_is_logged_with_its_delay(
-    schedule: RenewalSchedule[Given], caplog: pytest.LogCaptureFixture
+    schedule: RenewalSchedule[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     leases = [Given(f"r-{number}") for number in range(3)]
     for lease, ago in zip(leases, (900, 1_500, 2_500), strict=True):
@@ -179,7 +179,7 @@ def test_the_first_late_renewal_is_logged_with_its_delay(
     assert fields.redlock_fields == {"resource": "r-2", "delay_ms": 2_500, "ttl_ms": 3_000, "remedy": "raise ttl"}
 
 
-def test_a_renewal_in_time_is_not_logged(schedule: RenewalSchedule[Given], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_renewal_in_time_is_not_logged(schedule: RenewalSchedule[Any], caplog: pytest.LogCaptureFixture) -> None:
     in_time, given_back = Given(ttl_ms=300_000), Given()
     not_renewed = Given(is_renewed=False)
     for lease in (in_time, given_back, not_renewed):
@@ -192,7 +192,7 @@ def test_a_renewal_in_time_is_not_logged(schedule: RenewalSchedule[Given], caplo
 
 @pytest.mark.parametrize(("delay_ms", "is_late"), [(1_000, False), (1_001, True)])
 def test_a_renewal_is_late_after_a_third_of_the_lease(
-    schedule: RenewalSchedule[Given], caplog: pytest.LogCaptureFixture, delay_ms: int, is_late: bool
+    schedule: RenewalSchedule[Any], caplog: pytest.LogCaptureFixture, delay_ms: int, is_late: bool
 ) -> None:
     lease = Given(ttl_ms=3_000)
     add(schedule, lease, due_ms=10_000 - delay_ms)
@@ -201,7 +201,7 @@ def test_a_renewal_is_late_after_a_third_of_the_lease(
     assert bool(caplog.records) is is_late
 
 
-def test_an_interrupted_renewal_is_due_again_soon(schedule: RenewalSchedule[Given]) -> None:
+def test_an_interrupted_renewal_is_due_again_soon(schedule: RenewalSchedule[Any]) -> None:
     lease = Given()
     add(schedule, lease, due_ms=1_000)
     schedule.take(1_000)
@@ -211,7 +211,7 @@ def test_an_interrupted_renewal_is_due_again_soon(schedule: RenewalSchedule[Give
     assert schedule.take(1_050) == [lease]
 
 
-def test_each_renewal_reports_a_loss(schedule: RenewalSchedule[Given]) -> None:
+def test_each_renewal_reports_a_loss(schedule: RenewalSchedule[Any]) -> None:
     lease = Given()
     add(schedule, lease, due_ms=1_000)
     schedule.take(1_000)
@@ -220,7 +220,7 @@ def test_each_renewal_reports_a_loss(schedule: RenewalSchedule[Given]) -> None:
 
 
 def test_the_order_survives_the_removal_of_ended_leases(
-    schedule: RenewalSchedule[Given], monkeypatch: pytest.MonkeyPatch
+    schedule: RenewalSchedule[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the two that have ended, the entries in the middle stand in no order."""
     monkeypatch.setattr(schedule, "_crowded", 6)

@@ -72,7 +72,8 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> Renewal:
 
 def test_a_thread_sleeps_until_a_held_lease_is_due(thread: Renewal) -> None:
     """And does not wake up for each lease that was given back."""
-    over, held = [Given(Connections()) for _ in range(10)], Given(Connections())
+    leases: list[Any] = [Given(Connections()) for _ in range(11)]
+    *over, held = leases
     for number, lease in enumerate(over):
         thread.add(lease, now_ms() + 60_000 + number)
         lease.is_held = False
@@ -86,7 +87,7 @@ def test_a_thread_sleeps_until_a_held_lease_is_due(thread: Renewal) -> None:
 
 def test_a_turn_renews_all_leases_with_an_exchange_per_set(thread: Renewal) -> None:
     sets = Connections(), Connections()
-    leases = [Given(sets[number % 2]) for number in range(150)]
+    leases: list[Any] = [Given(sets[number % 2]) for number in range(150)]
     for lease in leases:
         thread.add(lease, now_ms())
     seconds = thread._work()
@@ -102,7 +103,7 @@ def test_a_turn_that_failed_forgets_no_lease(
 ) -> None:
     clock, sets = [now_ms()], (Connections(), Connections())
     monkeypatch.setattr(renewal, "now_ms", lambda: clock[0])
-    leases = [Given(one) for one in sets]
+    leases: list[Any] = [Given(one) for one in sets]
     for lease in leases:
         thread.add(lease, clock[0])
     sets[0].error = error
@@ -120,14 +121,15 @@ def test_a_turn_that_failed_forgets_no_lease(
 def test_a_thousand_new_leases_wake_the_thread(thread: Renewal, monkeypatch: pytest.MonkeyPatch) -> None:
     wakes: list[int] = []
     monkeypatch.setattr(thread._background, "wake", wakes.append)
-    lease = Given(Connections())
+    lease: Any = Given(Connections())
     for _ in range(1_000):
         thread.add(lease, 5)
     assert wakes == [5] * 999 + [0], "most of them may have ended and take memory"
 
 
 def test_a_renewal_that_is_late_or_fails_is_logged(thread: Renewal, caplog: pytest.LogCaptureFixture) -> None:
-    late, failed, connections = Given(Connections()), Given(Connections()), Connections()
+    leases: list[Any] = [Given(Connections()), Given(Connections())]
+    (late, failed), connections = leases, Connections()
     thread.add(late, now_ms() - 1_500)
     thread._work()
     assert caplog.messages[-1].startswith("renewal-late resource=x delay_ms=")
