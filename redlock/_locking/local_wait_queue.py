@@ -40,10 +40,6 @@ class LocalWaitQueue:
         """In a forked child: the waiting threads belong to the parent."""
         self._queues: dict[Names, _Queue] = {}
 
-    def has_waiters(self, names: Names) -> bool:
-        """Whether a thread waits for these resources at this moment."""
-        return bool(self._queues.get(names))
-
     def length(self, names: Names) -> int:
         """The number of threads that wait for these resources."""
         return len(self._queues.get(names, ()))
@@ -51,13 +47,6 @@ class LocalWaitQueue:
     def join(self, names: Names) -> Place:
         """A place at the end of the queue."""
         return Place(self._queues, names, self._new_signal(), self._running())
-
-    def wake_all(self) -> None:
-        """Wake the owners of all places."""
-        for queue in list(self._queues.values()):
-            for place in [reference() for reference in queue]:
-                if place is not None:
-                    place.signal.put(None)
 
 
 class Place:

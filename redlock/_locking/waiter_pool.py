@@ -93,7 +93,7 @@ class WaitingConnections(Generic[C]):
 
     def expects_others(self, names: Names) -> bool:
         """Whether other waiters are likely to be before a new waiter."""
-        return self.local_queue.has_waiters(names) or self.last_wait_ms(names) > 0
+        return self.local_queue.length(names) > 0 or self.last_wait_ms(names) > 0
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -25,7 +25,26 @@ if TYPE_CHECKING:
 _FULL = "the connection accepts no more requests"
 
 
-class LoopExchange:
+class Signal:
+    """Wakes the task that waits for it."""
+
+    _future: asyncio.Future[None] | None = None
+
+    def put(self, _hint: None = None) -> None:
+        """Wake a task that waits."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for the signal, at most this long."""
+        self._future = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait({self._future}, timeout=max(0.0, seconds))
+        finally:
+            self._future = None
+
+
+class LoopExchange(Signal):
     """A connection on which requests are answered in order.
 
     Args:
@@ -40,7 +59,6 @@ class LoopExchange:
         """For each request without an answer: whether its answer is ignored."""
         self._answers: deque[object] = deque()
         self._failure: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
         # In an empty context: the connection outlives the task that dials.
         Context().run(loop.add_reader, exchange.sock, self._on_readable)
 
@@ -51,17 +69,16 @@ class LoopExchange:
         Raises:
             UnsuitableNode: The node cannot be reached within the node timeout; the message has the reason.
         """
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
+        loop, ended = asyncio.get_running_loop(), Signal()
 
         def tell() -> None:
             # The loop may be closed by now.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_set, ended)
+                loop.call_soon_threadsafe(ended.put)
 
         pending = PendingConnection(node, tell)
         try:
-            await asyncio.wait({ended}, timeout=min(seconds, node.timeout_ms / 1000))
+            await ended.wait(min(seconds, node.timeout_ms / 1000))
             connected = pending.take(seconds)
             return None if connected is None else cls(connected, loop)
         finally:
@@ -99,16 +116,7 @@ class LoopExchange:
     async def wait(self, seconds: float) -> None:
         """Wait for an answer or a failure, at most this long."""
         if not self.has_answer:
-            self._waiter = self._loop.create_future()
-            try:
-                await asyncio.wait({self._waiter}, timeout=seconds)
-            finally:
-                self._waiter = None
-
-    def end_wait(self) -> None:
-        """Let `wait` return at once."""
-        if self._waiter is not None:
-            _set(self._waiter)
+            await super().wait(seconds)
 
     def answer(self) -> object:
         """The answer that has arrived, perhaps while other code blocked the loop.
@@ -143,8 +151,8 @@ class LoopExchange:
             self._fail(ConnectionFailed(reason_of(exc)))
         except (ConnectionFailed, UnreadableReply, UnsuitableNode) as failure:
             self._fail(failure)
-        if self._waiter is not None and self.has_answer:
-            _set(self._waiter)
+        if self.has_answer:
+            self.put()
 
     def _fail(self, failure: Exception) -> Exception:
         self._failure = failure
@@ -157,8 +165,3 @@ class LoopExchange:
             self._loop.remove_reader(self._exchange.sock)
         self._failure = self._failure or ConnectionFailed("the connection was closed")
         self._exchange.close()
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -54,11 +54,6 @@ class Window:
         self.attempts: dict[Names, set[object]] = {}
         """The attempts for these resources that are at the nodes or wait for a place. Newer tasks queue behind them."""
 
-    @property
-    def free(self) -> int:
-        """The number of free places."""
-        return self._places - len(self._inside)
-
     async def enter(self, attempt: object, names: Names, seconds: float | None = None) -> bool:
         """Wait for a place, at most this long. The caller calls `leave` in each case."""
         self.attempts.setdefault(names, set()).add(attempt)
@@ -156,9 +151,7 @@ class LoopDriver:
             case Sleep(seconds):
                 await asyncio.sleep(seconds)
             case AwaitTurn(place, seconds):
-                self._waiters.check_open()
-                await place.signal.wait(seconds)
-                self._waiters.check_open()
+                await self._waiters.wait_for(place.signal, seconds)
             case Borrow(node, seconds):
                 return await self._waiters.borrow(node, seconds)
             case Send(connection, words, _):
@@ -166,7 +159,7 @@ class LoopDriver:
                 connection.send(words)
             case Receive(connection, until):
                 if until is not None:
-                    await self._waiters.read(connection, max(0.0, until - monotonic()))
+                    await self._waiters.wait_for(connection, until - monotonic())
                 return connection.answer()
             case PassOn(node, connection, words):
                 self._waiters.pass_on(node, connection, words)

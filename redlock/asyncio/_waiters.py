@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from redlock._locking import held_leases
 from redlock._locking.local_wait_queue import LocalWaitQueue
 from redlock._locking.waiter_pool import NODE_ERRORS, WaitingConnections
 from redlock._transport.asyncio import CLOSED
-from redlock._transport.loop_exchange import LoopExchange
+from redlock._transport.loop_exchange import LoopExchange, Signal
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
@@ -34,27 +33,26 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
         super().__init__(nodes, codec, LocalWaitQueue(Signal))
         self._attempts, self._client = attempts, client
         self._is_closed = False
-        self._reading: set[LoopExchange] = set()
-        """The connections at which tasks wait."""
+        self._waiting: set[Signal] = set()
+        """The places and connections at which tasks wait."""
 
-    def check_open(self) -> None:
-        """Raise an error if the client was closed in this event loop."""
-        if self._is_closed:
-            raise RedlockError(CLOSED)
-
-    async def read(self, connection: LoopExchange, seconds: float) -> None:
-        """Wait for an answer, at most this long.
+    async def wait_for(self, signal: Signal, seconds: float) -> None:
+        """Wait for the signal of a place or the answer on a connection, at most this long.
 
         Raises:
             RedlockError: The client was closed.
         """
-        self.check_open()
-        self._reading.add(connection)
+        self._check_open()
+        self._waiting.add(signal)
         try:
-            await connection.wait(seconds)
+            await signal.wait(seconds)
         finally:
-            self._reading.discard(connection)
-        self.check_open()
+            self._waiting.discard(signal)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RedlockError(CLOSED)
 
     def expects_others(self, names: Names) -> bool:
         """Whether other tasks of this loop, or a holder in this process, are likely to be before a new waiter."""
@@ -95,26 +93,5 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
 
     def wake_all(self) -> None:
         """Wake all waiting tasks after `close`. Not in a loop that was closed: its futures call nothing any more."""
-        for connection in tuple(self._reading):
-            connection.end_wait()
-        self.local_queue.wake_all()
-
-
-class Signal:
-    """Wakes the task that has a place in the local queue."""
-
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] | None = None
-
-    def put(self, _hint: None) -> None:
-        """Wake a task that waits."""
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self, seconds: float) -> None:
-        """Wait for the signal, at most this long."""
-        self._future = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait({self._future}, timeout=max(0.0, seconds))
-        finally:
-            self._future = None
+        for signal in tuple(self._waiting):
+            signal.put()

@@ -9,6 +9,7 @@ import pytest
 
 from redlock import LockLost, RedlockError
 from redlock._transport.asyncio import LoopConnections
+from redlock._transport.loop_exchange import LoopExchange
 from redlock.asyncio import Lease, Redlock
 from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, run, until
@@ -66,7 +67,7 @@ async def test_waiting_tasks_end_with_the_client(shared: Cluster) -> None:
     async with client_of(shared.urls, ttl=9.0) as other, other.lock(NAME):
         tasks = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(5)]
         parts = client._context.parts()
-        await until(lambda: parts.waiters._reading, "a task waits at its node")
+        await until(lambda: LoopExchange in map(type, parts.waiters._waiting), "a task waits at its node")
         await until(lambda: parts.waiters.local_queue.length((NAME,)) == 5, "all wait")
         await client.aclose()
         for _ in range(_ITERATIONS):

@@ -410,15 +410,15 @@ def test_a_forked_child_inherits_no_queue_and_no_connections(nodes: Cluster, cli
     with client_of(nodes.urls, **LASTING) as rival, rival.lock(names):
         assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"
         waiting = started(lambda: client.lock(names, blocking_timeout=100.0).acquire())
-        eventually(lambda: client._context.waiter_pool.local_queue.has_waiters(names), "a thread in the queue")
+        eventually(lambda: client._context.waiter_pool.local_queue.length(names), "a thread in the queue")
 
         def in_the_child() -> list[object]:
             kept = sum(map(len, client._context.waiter_pool._kept.values()))
             return [
                 kept,
-                client._context.waiter_pool.local_queue.has_waiters(names),
+                client._context.waiter_pool.local_queue.length(names),
                 client.lock(names, blocking_timeout=0.3).acquire(),
             ]
 
-        assert in_a_fork(in_the_child) == [0, False, False]
+        assert in_a_fork(in_the_child) == [0, 0, False]
     waiting.join(100)

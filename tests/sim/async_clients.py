@@ -44,8 +44,7 @@ class AsyncClient(Client):
             await self._lose()
         context = self.redlock._context
         parts = context.parts()
-        places = self.options.connection_sets - parts.window.free
-        self._check_empty(parts.window.attempts, parts.waiters.local_queue._queues, places)
+        self._check_empty(parts.window.attempts, parts.waiters.local_queue._queues, parts.window._inside)
         await self.redlock.aclose()
         self._check_empty(*self.loop.leftovers, parts.connections.executions)
         # A dial may be under way, in its thread.

@@ -101,7 +101,7 @@ _sockets.without("bytes that the system did not accept are lost", "connection.ke
 _sockets.without(
     "a blocked connection is not written again", "self._loop.add_writer(sock, self._on_writable, connection)"
 )
-_waiters.without(
+_exchange.without(
     "the next task in the queue is not told",
     "self._future.set_result(None)",
     f"{DIRECTED}the_waiting_tasks_of_a_loop_take_turns_at_once",

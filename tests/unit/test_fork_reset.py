@@ -76,7 +76,7 @@ def test_a_child_has_no_object_of_its_parents_client(client: Redlock) -> None:
     assert place.is_first
     context.reset_after_fork()
     assert shared(before, context) == []
-    assert not context.waiter_pool.local_queue.has_waiters(("x",))
+    assert not context.waiter_pool.local_queue.length(("x",))
     assert context.waits.pending() == []
 
 

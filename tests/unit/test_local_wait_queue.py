@@ -60,10 +60,10 @@ def test_the_first_does_not_wait_and_leaves_nothing_behind() -> None:
     queue = LocalWaitQueue(SimpleQueue)
     first = queue.join(NAMES)
     assert wait(first, LONG) is False
-    assert queue.has_waiters(NAMES)
+    assert queue.length(NAMES)
     assert wait(first, LONG) is False, "it is still there"
     first.leave()
-    assert not queue.has_waiters(NAMES)
+    assert not queue.length(NAMES)
     assert not queue._queues
 
 
@@ -81,7 +81,7 @@ def test_it_is_first_come_first_served() -> None:
         before = thread
     assert order == [0, 1, 2, 3, 4]
     before.leave()
-    assert not queue.has_waiters(NAMES)
+    assert not queue.length(NAMES)
 
 
 def test_a_thread_that_waited_long_enough_keeps_its_place() -> None:

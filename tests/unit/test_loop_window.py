@@ -31,7 +31,7 @@ async def test_tasks_pass_in_the_order_of_their_arrival() -> None:
         window.leave(number, NAMES)
 
     await asyncio.gather(*(one(number) for number in range(6)))
-    assert (window.free, window.attempts) == (2, {})
+    assert (window._inside, window.attempts) == (set(), {})
     assert passed == list(range(6))
 
 
@@ -49,7 +49,7 @@ async def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:
     assert task.cancelled()
     if not has_place:
         window.leave(1, NAMES)
-    assert (window.free, window.attempts) == (1, {})
+    assert (window._inside, window.attempts) == (set(), {})
     await window.enter(3, NAMES)
 
 
@@ -59,7 +59,7 @@ async def test_a_task_whose_time_is_over_keeps_no_place() -> None:
     assert not await window.enter(2, NAMES, 0)
     window.leave(2, NAMES)
     window.leave(1, NAMES)
-    assert (window.free, window.attempts) == (1, {})
+    assert (window._inside, window.attempts) == (set(), {})
     assert await window.enter(3, NAMES, 0)
 
 
@@ -78,7 +78,7 @@ def test_an_interrupted_end_gives_the_place_to_the_next_task() -> None:
             done, _ = await asyncio.wait({following}, timeout=20)
             assert done, f"{place}: the task waits for ever"
             window.leave(2, NAMES)
-            assert (window.free, window.attempts) == (1, {})
+            assert (window._inside, window.attempts) == (set(), {})
             return []
 
         return asyncio.run(main())
@@ -92,7 +92,7 @@ async def test_a_task_leaves_once_however_often_it_says_so() -> None:
     assert await window.enter(1, NAMES)
     for _ in range(2):
         window.leave(1, NAMES)
-    assert window.free == 1
+    assert not window._inside
     assert await window.enter(2, NAMES, 0)
     window.leave(1, NAMES)
-    assert (window.free, window.attempts) == (0, {NAMES: {2}})
+    assert (window._inside, window.attempts) == ({2}, {NAMES: {2}})

@@ -80,7 +80,7 @@ class Trial:
     @property
     def is_queued(self) -> bool:
         """Whether the acquisition has a place in the local queue."""
-        return self.context.waiter_pool.local_queue.has_waiters(self.names)
+        return self.context.waiter_pool.local_queue.length(self.names) > 0
 
     def wait(self) -> Borrowed:
         """Perform the start of a wait for a wake-up."""
