@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock import _log, _validation
@@ -61,7 +62,7 @@ def client_options(
     return ClientOptions(members, ttl_ms, max_ttl_ms, checked_prefix, node_timeout_ms)
 
 
-class ClientContext:
+class ClientContext(ABC):
     """The base class of the contexts: the parts that the locks of a client share under every driver.
 
     Args:
@@ -80,6 +81,13 @@ class ClientContext:
         self._max_ttl_ms = options.max_ttl_ms
         self._least_ttl_ms = _validation.least_ttl_ms(options.node_timeout_ms)
         self._fences = ObservedFences()
+
+    @abstractmethod
+    def reset_after_fork(self) -> None:
+        """In a forked child: drop what belongs to the parent."""
+
+    def await_releases(self) -> None:  # noqa: B027 - nothing with asyncio
+        """At the end of the process, where no event loop runs: wait for asynchronous releases of threads."""
 
     def checked_ttl_ms(self, ttl: float) -> int:
         """A TTL in seconds as milliseconds.

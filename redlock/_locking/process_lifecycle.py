@@ -12,25 +12,17 @@ import atexit
 import os
 import weakref
 from multiprocessing.util import Finalize, register_after_fork
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from redlock import _process
 
+if TYPE_CHECKING:
+    from redlock._locking.client_context import ClientContext
 
-class ProcessContext(Protocol):
-    """The part of a client that a process resets and finishes."""
-
-    def reset_after_fork(self) -> None:
-        """In a forked child: drop what belongs to the parent."""
-
-    def await_releases(self) -> None:
-        """At the end of the process: wait for asynchronous releases."""
+_contexts: weakref.WeakSet[ClientContext] = weakref.WeakSet()
 
 
-_contexts: weakref.WeakSet[ProcessContext] = weakref.WeakSet()
-
-
-def watch(context: ProcessContext) -> None:
+def watch(context: ClientContext) -> None:
     """Register a client until the client is dropped."""
     _contexts.add(context)
 

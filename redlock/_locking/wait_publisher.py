@@ -39,13 +39,10 @@ class WaitPublisher:
     Args:
         pending: Returns the waits.
         waiters: Knows the node at which each wait blocks.
-        prefix: Put before every resource name.
     """
 
-    def __init__(
-        self, pending: Callable[[], Sequence[PendingWait]], waiters: WaitingConnections[Any], prefix: str
-    ) -> None:
-        self._pending, self._waiters, self._prefix = pending, waiters, prefix
+    def __init__(self, pending: Callable[[], Sequence[PendingWait]], waiters: WaitingConnections[Any]) -> None:
+        self._pending, self._waiters, self._prefix = pending, waiters, waiters.codec.prefix
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:

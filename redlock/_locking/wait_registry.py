@@ -29,13 +29,12 @@ class WaitRegistry:
     Args:
         log: The log that gets the start and the end of each wait.
         waiters: The wait queue of this process, for the position and the node of a new waiter.
-        prefix: Put before every resource name.
     """
 
-    def __init__(self, log: LockEventLog, waiters: WaitingConnections[Any], prefix: str) -> None:
+    def __init__(self, log: LockEventLog, waiters: WaitingConnections[Any]) -> None:
         self.log = log
         self.local_queue = waiters.local_queue
-        self.publisher = WaitPublisher(self.pending, waiters, prefix)
+        self.publisher = WaitPublisher(self.pending, waiters)
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:

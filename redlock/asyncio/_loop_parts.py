@@ -51,7 +51,7 @@ class LoopParts:
         self.connections = LoopConnections(context.nodes, context.codec, self.loop)
         self.window = Window()
         self.waiters = LoopWaiters(context.nodes, context.codec, self.window.attempts, id(context))
-        self.waits = WaitRegistry(context.event_log, self.waiters, context.codec.prefix)
+        self.waits = WaitRegistry(context.event_log, self.waiters)
         self.renewal = LoopRenewal(self.connections)
         self.callbacks: set[asyncio.Future[None]] = set()
         """The tasks of `on_lost` that have not ended."""
@@ -191,6 +191,3 @@ class LoopContext(ClientContext):
             # They go on in the parent.
             of_loop.connections.executions.clear()
             of_loop.abandon()
-
-    def await_releases(self) -> None:
-        """At the end of the process no loop runs, so nothing can be awaited; see `close`."""
