@@ -43,8 +43,7 @@ class Background:
         self._work = work
         self._running = threading.Lock()
         """Held by the running thread, and by no other thread."""
-        self._bell: queue.SimpleQueue[None]
-        self._new_bell()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._wakes_ms = _NEVER
         """When the thread works again without a wake-up."""
         self._stopped = False
@@ -60,9 +59,6 @@ class Background:
             # The thread has ended meanwhile, and may not have heard the bell.
         _threads.start(self._run, self._name)
 
-    def _new_bell(self) -> None:
-        self._bell = queue.SimpleQueue()
-
     def stop(self) -> None:
         """End the thread soon, without waiting for it."""
         self._stopped = True
@@ -73,7 +69,7 @@ class Background:
         while self._running.acquire(blocking=False):
             try:
                 # gevent or eventlet may have replaced the class. A lost ring is harmless: work comes before sleep.
-                self._new_bell()
+                self._bell = queue.SimpleQueue()
                 self._until_idle()
             finally:
                 self._wakes_ms = _NEVER

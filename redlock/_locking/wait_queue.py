@@ -212,7 +212,9 @@ class QueuedWaiter:
         try:
             self._drop()
         finally:
-            self._remember_wait()
+            # An unused wake-up stays on the node for the same time.
+            waited_ms = max(1, now_ms() - self._began_ms) if self._has_waited else 0
+            self._pool.remember(self._names, waited_ms, self._wake_ms)
             if self._place is not None:
                 self._place.leave()
 
@@ -237,8 +239,3 @@ class QueuedWaiter:
         if key not in keys:
             raise UnsuitableNode("answered something that is no wake-up")
         return key
-
-    def _remember_wait(self) -> None:
-        # An unused wake-up stays on the node for the same time.
-        waited_ms = max(1, now_ms() - self._began_ms) if self._has_waited else 0
-        self._pool.remember(self._names, waited_ms, self._wake_ms)

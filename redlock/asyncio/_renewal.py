@@ -13,16 +13,17 @@ from __future__ import annotations
 import functools
 import weakref
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from redlock._clock import now_ms
+from redlock._core import protocol
 from redlock._locking.lease_steps import LeaseSteps
 from redlock._locking.renewal_schedule import RenewalSchedule
 
 if TYPE_CHECKING:
     import asyncio
 
-    from redlock._core.protocol import Steps
+    from redlock._core.commands import Round
     from redlock._transport.asyncio import Execution, LoopConnections
 
 _LATE_MS = 1_000
@@ -122,7 +123,7 @@ class LoopRenewal:
     def _begin_renewal(self, lease: LoopLease) -> None:
         try:
             if self._is_closed:
-                self._schedule.renewed(lease, _without_rounds(lease._renewal(None)))
+                self._schedule.renewed(lease, protocol.run(lease._renewal(None), _refuse_round))
                 return
             step = self._connections.start(lease._renewal(None))
         except Exception as error:  # noqa: BLE001 - after a failing log handler no lease would be due again
@@ -147,11 +148,5 @@ class LoopRenewal:
             raise
 
 
-def _without_rounds(steps: Steps[int | None]) -> int | None:
-    """The result of a renewal that sends nothing, as that of a lease that is not renewed."""
-    try:
-        next(steps)
-    except StopIteration as stop:
-        due_ms: int | None = stop.value
-        return due_ms
+def _refuse_round(_: Round) -> NoReturn:
     raise AssertionError("a lease that is not renewed needs no round")
