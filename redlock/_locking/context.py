@@ -27,7 +27,7 @@ class LockContext(ClientContext):
         self.allow_event_loop = allow_event_loop
         self.pool = ConnectionPool(options.nodes, self.codec)
         self.waiter_pool = WaiterPool(options.nodes, self.codec)
-        self.waits = WaitRegistry(self.event_log, self.waiter_pool)
+        self.waits = WaitRegistry(self.waiter_pool)
         self.renewal = Renewal(self.pool)
 
     def reset_after_fork(self) -> None:

@@ -1,4 +1,4 @@
-"""The log lines of a client: acquired, waiting, retry, refused, extended, lost, released.
+"""The log lines of the leases of a client: acquired, retry, refused, extended, lost, released.
 
 Invariants: each event is one line. The line shows at most eight digits of the secret in an owner token. The votes are
 letters, and each node without a vote is listed with its reason.
@@ -41,14 +41,6 @@ class LockEventLog:
             waited_ms=waited_ms,
             **self._votes(grant.round_result),
         )
-
-    def waiting(self, resource: str, owner_label: str, holder: str, position: int) -> None:
-        """An acquisition begins to wait."""
-        _log.info("waiting", resource=resource, owner_label=owner_label, holder=holder, position=position)
-
-    def wait_ended(self, resource: str, owner_label: str, waited_ms: int, *, acquired: bool) -> None:
-        """A wait has ended, by the lock, by an error or by an interruption."""
-        _log.debug("wait-ended", resource=resource, owner_label=owner_label, waited_ms=waited_ms, acquired=acquired)
 
     def retry(self, resource: str, owner_label: str, refusal: Refusal, lost_rounds: int, pause_ms: int) -> None:
         """An attempt was refused, and another attempt follows."""

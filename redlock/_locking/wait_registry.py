@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from redlock import _log
 from redlock._clock import now_ms, wall_us
 from redlock._core.votes import masked_token
 from redlock._locking.wait_publisher import WaitPublisher
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from redlock._core.commands import Names
-    from redlock._locking.lock_events import LockEventLog
     from redlock._locking.waiter_pool import WaitingConnections
 
 _MOST_HOLDERS = 1_024
@@ -27,12 +27,10 @@ class WaitRegistry:
     """The waits of one client at this moment.
 
     Args:
-        log: The log that gets the start and the end of each wait.
         waiters: The wait queue of this process, for the position and the node of a new waiter.
     """
 
-    def __init__(self, log: LockEventLog, waiters: WaitingConnections[Any]) -> None:
-        self.log = log
+    def __init__(self, waiters: WaitingConnections[Any]) -> None:
         self.local_queue = waiters.local_queue
         self.publisher = WaitPublisher(self.pending, waiters)
         self.reset_after_fork()
@@ -72,14 +70,10 @@ class PendingWait:
 
     def __init__(self, registry: WaitRegistry, names: Names, owner_label: str, ttl_ms: int) -> None:
         self._registry, self.names, self.owner_label, self._ttl_ms = registry, names, owner_label, ttl_ms
+        self._log_fields = {"resource": ", ".join(names), "owner_label": owner_label}
         self._began_ms: int | None = None
         self.since = 0.0
         """The start of the wait in seconds since 1970; 0 before the start."""
-
-    @property
-    def resource(self) -> str:
-        """The resources, with commas between them."""
-        return ", ".join(self.names)
 
     def begin(self) -> None:
         """Start the wait; only the first call has an effect."""
@@ -89,7 +83,7 @@ class PendingWait:
         self._registry.waits[id(self)] = self
         holder = self._registry.holder(self.names, self._ttl_ms)
         position = self._registry.local_queue.length(self.names) + 1
-        self._registry.log.waiting(self.resource, self.owner_label, holder, position)
+        _log.info("waiting", **self._log_fields, holder=holder, position=position)
         self._registry.publisher.wake()
 
     def __enter__(self) -> Self:
@@ -98,5 +92,4 @@ class PendingWait:
     def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
         if self._began_ms is not None:
             self._registry.waits.pop(id(self), None)
-            waited_ms = now_ms() - self._began_ms
-            self._registry.log.wait_ended(self.resource, self.owner_label, waited_ms, acquired=exc is None)
+            _log.debug("wait-ended", **self._log_fields, waited_ms=now_ms() - self._began_ms, acquired=exc is None)

@@ -51,7 +51,7 @@ class LoopParts:
         self.connections = LoopConnections(context.nodes, context.codec, self.loop)
         self.window = Window()
         self.waiters = LoopWaiters(context.nodes, context.codec, self.window.attempts, id(context))
-        self.waits = WaitRegistry(context.event_log, self.waiters)
+        self.waits = WaitRegistry(self.waiters)
         self.renewal = LoopRenewal(self.connections)
         self.callbacks: set[asyncio.Future[None]] = set()
         """The tasks of `on_lost` that have not ended."""

@@ -66,7 +66,7 @@ def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, 
     thread = started(lambda: waiter.acquire(None))
     eventually(client._context.waits.pending, "the wait")
     (wait,) = client._context.waits.pending()
-    assert (wait.resource, wait.owner_label) == (NAME, "waiter")
+    assert (wait.names, wait.owner_label) == ((NAME,), "waiter")
     assert wait.since > 0
     assert client._context.waits.holder((NAME,), 5_000).startswith("holder (")
     holder.release()
