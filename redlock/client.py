@@ -169,11 +169,12 @@ class Redlock:
             RedlockError: The running code holds a resource of the set already, and can neither share nor wait.
         """
         misuse.check_on_lost(on_lost)
-        checked_ms = self._ttl_ms if ttl_ms is None else self._context.checked_ms(ttl_ms)
-        if max_hold_ms is not None:
-            max_hold_ms = _validation.count("max_hold_ms", max_hold_ms)
-        options = LeaseOptions.checked(
-            checked_ms, renew=renew, max_hold_ms=max_hold_ms, reentrant=reentrant, on_lost=on_lost
+        options = LeaseOptions(
+            self._ttl_ms if ttl_ms is None else self._context.checked_ms(ttl_ms),
+            _validation.flag("renew", renew),
+            None if max_hold_ms is None else _validation.count("max_hold_ms", max_hold_ms),
+            _validation.flag("reentrant", reentrant),
+            on_lost,
         )
         names = _validation.resources(name)
         return new_lease(self._context, names, options, owner_label, is_block=is_block, forever=forever)

@@ -11,8 +11,6 @@ from redlock._locking import misuse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from typing_extensions import Self
-
 _MOST_KNOWN = 128
 _PLAIN = frozenset({bool, int, float, type(None)})
 """The types of options that are remembered. A subclass could change its value, or keep objects alive."""
@@ -34,24 +32,6 @@ class LeaseOptions(NamedTuple):
     max_hold_ms: int | None = None
     reentrant: bool = False
     on_lost: Callable[[Any], object] | None = None
-
-    @classmethod
-    def checked(
-        cls,
-        ttl_ms: int,
-        *,
-        renew: object,
-        max_hold_ms: int | None,
-        reentrant: object,
-        on_lost: Callable[[Any], object] | None,
-    ) -> Self:
-        """These options, as a caller gave them. The times and `on_lost` are checked before.
-
-        Raises:
-            ConfigurationError: An option is neither True nor False.
-        """
-        flag = _validation.flag
-        return cls(ttl_ms, flag("renew", renew), max_hold_ms, flag("reentrant", reentrant), on_lost)
 
 
 class LockOptions(NamedTuple):
@@ -112,13 +92,13 @@ def _checked(  # noqa: PLR0917 - as the keyword arguments of `lock`
     wait_for_release: object,
     thread_local: object,
 ) -> LockOptions:
-    max_hold_ms = _validation.max_hold_ms(max_hold)
+    flag, max_hold_ms = _validation.flag, _validation.max_hold_ms(max_hold)
     return LockOptions(
-        LeaseOptions.checked(ttl_ms, renew=renew, max_hold_ms=max_hold_ms, reentrant=reentrant, on_lost=None),
+        LeaseOptions(ttl_ms, flag("renew", renew), max_hold_ms, flag("reentrant", reentrant)),
         misuse.checked_blocking("lock", blocking),
         _validation.acquire_timeout(blocking_timeout),
-        _validation.flag("wait_for_release", wait_for_release),
-        _validation.flag("thread_local", thread_local),
+        flag("wait_for_release", wait_for_release),
+        flag("thread_local", thread_local),
     )
 
 
