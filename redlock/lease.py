@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redlock import _validation
 from redlock._core import protocol
@@ -29,11 +29,9 @@ from redlock.errors import LockLost, NotHeld, NoThread
 __all__ = ["Lease"]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextvars import Context
-
     from redlock._core.votes import Grant
     from redlock._locking.context import LockContext
+    from redlock._transport.threads import ConnectionSet
 
 _RELEASE_SECONDS = 0.08
 _NO_THREAD = (
@@ -73,11 +71,10 @@ class Lease(LeaseSteps):
         """
         if acquire_timeout_ms is not None:
             acquire_timeout_ms = _validation.count("acquire_timeout_ms", acquire_timeout_ms)
-        context = self._context
-        acquisition = Acquisition(self, context.waiter_pool, context.waits, acquire_timeout_ms)
-        ThreadsDriver(context.pool, context.waiter_pool).run(acquisition.steps())
+        acquisition = Acquisition(self, acquire_timeout_ms)
+        ThreadsDriver(self._context.pool, self._context.waiters).run(acquisition.steps())
 
-    def _accept_grant(self, grant: Grant, connections: Any, waited_ms: int) -> None:  # noqa: ANN401 - of the driver
+    def _accept_grant(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         try:
             super()._accept_grant(grant, connections, waited_ms)
         except NoThread:
@@ -85,9 +82,6 @@ class Lease(LeaseSteps):
             error = NoThread(f"lock {self.resource!r} is not acquired: {_NO_THREAD}", self.resource)
             self._context.event_log.refused(self._owner_label, grant.round_result, error)
             raise error from None
-
-    def _schedule(self, due_ms: int) -> None:
-        self._context.renewal.add(self, due_ms)
 
     def extend(self, seconds: float) -> None:
         """Make the lease last at least this many seconds from now, less the drift allowance. Never shortens the lease.
@@ -111,9 +105,6 @@ class Lease(LeaseSteps):
             raise LockLost(self.resource, "its time was over before connections were free") from None
         finally:
             self._report_loss()
-
-    def _call(self, on_lost: Callable[[], object], context: Context) -> None:
-        self._context.renewal.callbacks.call(self.resource, functools.partial(context.run, on_lost))
 
     def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """Delete the keys on all nodes, in at most 80 ms. Forgets the owner token once the outcome is known.

@@ -39,15 +39,13 @@ class Acquisition:
     Args:
         lease: The lease. Its `_accept_grant` is called before anything else can use the connections. On any exception,
             also after that call, the attempt is cancelled and `_undo` is called.
-        waiters: The wait queue.
-        waits: The current waits.
         acquire_timeout_ms: How long to try, from now on; None for no limit.
     """
 
-    def __init__(
-        self, lease: LeaseSteps, waiters: WaitingConnections[Any], waits: WaitRegistry, acquire_timeout_ms: int | None
-    ) -> None:
-        self._lease, self._context, self._waiters, self._waits = lease, lease._context, waiters, waits
+    def __init__(self, lease: LeaseSteps, acquire_timeout_ms: int | None) -> None:
+        self._lease, self._context = lease, lease._context
+        self._waiters: WaitingConnections[Any] = lease._parts.waiters
+        self._waits: WaitRegistry = lease._parts.waits
         self._names, self._ttl_ms, self._owner_label = lease.names, lease.ttl_ms, lease._owner_label
         self._timeout = AcquireTimeout(acquire_timeout_ms, self._ttl_ms)
         self._ignores_reservations = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redlock import _log, _validation
 from redlock._clock import wall_us
@@ -81,6 +81,10 @@ class ClientContext(ABC):
         self._max_ttl_ms = options.max_ttl_ms
         self._least_ttl_ms = _validation.least_ttl_ms(options.node_timeout_ms)
         self._fences = ObservedFences()
+
+    @abstractmethod
+    def parts(self) -> Any:  # noqa: ANN401 - of the driver
+        """The parts that leases share under a driver: `waiters`, `waits`, `renewal`, and `call` for `on_lost`."""
 
     @abstractmethod
     def reset_after_fork(self) -> None:

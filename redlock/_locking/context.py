@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from redlock._locking.client_context import ClientContext
@@ -11,6 +12,11 @@ from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.pool import ConnectionPool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from typing_extensions import Self
+
     from redlock._locking.client_context import ClientOptions
 
 
@@ -26,15 +32,23 @@ class LockContext(ClientContext):
         super().__init__(options)
         self.allow_event_loop = allow_event_loop
         self.pool = ConnectionPool(options.nodes, self.codec)
-        self.waiter_pool = WaiterPool(options.nodes, self.codec)
-        self.waits = WaitRegistry(self.waiter_pool)
+        self.waiters = WaiterPool(options.nodes, self.codec)
+        self.waits = WaitRegistry(self.waiters)
         self.renewal = Renewal(self.pool)
+
+    def parts(self) -> Self:
+        """The context itself."""
+        return self
+
+    def call(self, resource: str, function: Callable[[], object], context: Context) -> None:
+        """Call a function of the application soon, in a thread where the function may block or fail."""
+        self.renewal.callbacks.call(resource, functools.partial(context.run, function))
 
     def reset_after_fork(self) -> None:
         """In a forked child: drop the connections, threads and queues of the parent."""
         self.pool.reset_after_fork()
         self.renewal.reset_after_fork()
-        self.waiter_pool.reset_after_fork()
+        self.waiters.reset_after_fork()
         self.waits.reset_after_fork()
 
     def await_releases(self) -> None:
@@ -45,5 +59,5 @@ class LockContext(ClientContext):
         """Close all connections, and tell all threads to end, without waiting for them."""
         self.renewal.close()
         self.waits.publisher.close()
-        self.waiter_pool.close()
+        self.waiters.close()
         self.pool.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from abc import ABC, abstractmethod
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,7 +25,6 @@ from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Callable
 
     from redlock._core.protocol import Outcome, Steps
     from redlock._locking.client_context import ClientContext
@@ -40,7 +38,7 @@ _BUSY_MS = 10
 """The time until the next try of a renewal if other code extends or releases the lease at this moment."""
 
 
-class LeaseSteps(ABC):
+class LeaseSteps:
     """The base class of `Lease`: state and steps."""
 
     waited_ms = 0
@@ -65,6 +63,7 @@ class LeaseSteps(ABC):
         self._claims = frozenset(zip(itertools.repeat(id(context)), names))
         self.ttl_ms = options.ttl_ms
         self._context = context
+        self._parts: Any = context.parts()
         self._owner_label = owner_label
         self._is_renewed = options.renew and is_block
         self._max_hold_ms = options.max_hold_ms
@@ -173,7 +172,7 @@ class LeaseSteps(ABC):
         self.waited_ms += waited_ms
         held_leases.add(self)
         if self._is_renewed:
-            self._schedule(self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
+            self._parts.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
         elif self._hears_of_loss:
             self._watch()
         # Last: without a thread for the renewal, the attempt fails and is cancelled.
@@ -184,14 +183,10 @@ class LeaseSteps(ABC):
         self._grant = None
         held_leases.remove(self)
 
-    @abstractmethod
-    def _schedule(self, due_ms: int) -> None:
-        """Let the renewal driver execute `_renewal` at this time."""
-
     def _watch(self) -> None:
         """Notice the end of the lease at its deadline, so that a loss is reported also without renewal."""
         if not self._is_renewed and not self._is_watched:
-            self._schedule(self._held().deadline_ms)
+            self._parts.renewal.add(self, self._held().deadline_ms)
             self._is_watched = True
 
     def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
@@ -274,12 +269,9 @@ class LeaseSteps(ABC):
     def _tell(self, lease: LeaseSteps) -> None:
         """Report the loss to this lease, or to a block of this lease."""
         if lease._on_lost is not None:
-            self._call(functools.partial(lease._on_lost, lease), lease._caller_context or Context())
+            on_lost = functools.partial(lease._on_lost, lease)
+            self._parts.call(self.resource, on_lost, lease._caller_context or Context())
             lease._caller_context = None
-
-    @abstractmethod
-    def _call(self, on_lost: Callable[[], object], context: Context) -> None:
-        """Call this function soon in this context, from a place where the function may block or fail."""
 
     def _releasing(self) -> Steps[Outcome]:
         grant = self._held()

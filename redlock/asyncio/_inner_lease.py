@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redlock._core.protocol import Outcome
-from redlock._locking.caller_context import caller_context
 from redlock._locking.lease_entry import LeaseEntry
 from redlock.asyncio.lease import Lease
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Callable
 
 
 class InnerLease(LeaseEntry, Lease):
@@ -20,11 +18,6 @@ class InnerLease(LeaseEntry, Lease):
     _outer: Lease
     _has_ended_outer = False
     """Whether the end of this entry has released the outer lease."""
-
-    def __init__(self, outer: Lease, on_lost: Callable[[Any], object] | None, *, is_block: bool) -> None:
-        super().__init__(outer, on_lost, is_block=is_block)
-        self._caller_context = None if on_lost is None else caller_context()
-        self._scope = None
 
     @property
     def _releaser(self) -> weakref.ref[object] | None:  # type: ignore[override]  # only the outer lease sets this

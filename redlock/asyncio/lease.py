@@ -22,7 +22,6 @@ from redlock._core.commands import Wait
 from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
 from redlock._locking.acquisition import Acquisition
-from redlock._locking.caller_context import caller_context
 from redlock.asyncio._driver import LoopDriver
 from redlock.asyncio._renewal import LoopLease
 from redlock.errors import LockLost, NotHeld, RedlockError
@@ -30,16 +29,11 @@ from redlock.errors import LockLost, NotHeld, RedlockError
 __all__ = ["Lease"]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextvars import Context
-
-    from redlock._core.commands import Names
     from redlock._core.votes import Grant
     from redlock._locking.lease_steps import LeaseSteps
-    from redlock._locking.options import LeaseOptions
     from redlock._mutex import Mutex, Turn
     from redlock.asyncio._cancel_scope import CancelScope
-    from redlock.asyncio._loop_parts import LoopContext
+    from redlock.asyncio._loop_parts import LoopContext, LoopParts
 
 
 class Lease(LoopLease):
@@ -60,17 +54,11 @@ class Lease(LoopLease):
     """
 
     _context: LoopContext
-
-    def __init__(
-        self, context: LoopContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool
-    ) -> None:
-        super().__init__(context, names, options, owner_label, is_block=is_block)
-        self._parts = context.parts()
-        self._caller_context = None if options.on_lost is None else caller_context()
-        self._scope: CancelScope | None = None
-        """The block that a loss cancels."""
-        self._release: asyncio.Future[Outcome] | None = None
-        """The result or the error of the release, which was sent."""
+    _parts: LoopParts
+    _scope: CancelScope | None = None
+    """The block that a loss cancels."""
+    _release: asyncio.Future[Outcome] | None = None
+    """The result or the error of the release, which was sent."""
 
     @property
     def _is_releasing(self) -> bool:
@@ -88,7 +76,7 @@ class Lease(LoopLease):
             ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
         parts = self._parts
-        acquisition = Acquisition(self, parts.waiters, parts.waits, acquire_timeout_ms)
+        acquisition = Acquisition(self, acquire_timeout_ms)
         driver = LoopDriver(parts.connections, parts.waiters, parts.window, self.names)
         try:
             await driver.run(acquisition.steps())
@@ -99,9 +87,6 @@ class Lease(LoopLease):
     @property
     def _hears_of_loss(self) -> bool:
         return self._on_lost is not None or self._scope is not None
-
-    def _schedule(self, due_ms: int) -> None:
-        self._parts.renewal.add(self, due_ms)
 
     async def extend(self, seconds: float) -> None:
         """Make the lease last at least this many seconds from now, less the drift allowance. Never shortens the lease.
@@ -227,9 +212,6 @@ class Lease(LoopLease):
         if isinstance(lease, Lease) and lease._scope is not None:
             lease._scope.cancel()
         super()._tell(lease)
-
-    def _call(self, on_lost: Callable[[], object], context: Context) -> None:
-        self._parts.call(self.resource, on_lost, context)
 
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._parts.loop:

@@ -22,6 +22,7 @@ from redlock import _process
 from redlock._core import protocol
 from redlock._escaping import bounded_label
 from redlock._locking import held_leases, lock_leases, misuse
+from redlock._locking.caller_context import caller_context
 from redlock.asyncio._cancel_scope import CancelScope
 from redlock.asyncio._inner_lease import InnerLease
 from redlock.asyncio.lease import Lease
@@ -126,6 +127,8 @@ class Lock:
         outer = held_leases.claim(lease, reentrant=options.reentrant, forever=acquire_timeout_ms is None)
         if outer is not lease:
             lease = InnerLease(outer, options.on_lost, is_block=is_block)
+        if options.on_lost is not None:
+            lease._caller_context = caller_context()
         lease._caller = lock_leases.Caller.of_block(2) if is_block else lock_leases.Caller.of_acquire()
         return lease, acquire_timeout_ms
 

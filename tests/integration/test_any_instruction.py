@@ -178,7 +178,7 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
         )
         assert not stricken.strike(wait_in_vain, places)
         # A collection does nothing while another thread collects.
-        waiters = stricken.client._context.waiter_pool.local_queue
+        waiters = stricken.client._context.waiters.local_queue
         eventually(lambda: gc.collect() >= 0 and not waiters.length(("held",)), "an empty queue")
     stricken.is_as_good_as_new()
 

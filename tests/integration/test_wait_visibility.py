@@ -43,7 +43,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Events:
 
 def test_a_wait_before_the_first_attempt_is_visible(client: Redlock, rival: Redlock, heard: Events) -> None:
     """After a recent wait a client joins the queue before its first attempt."""
-    client._context.waiter_pool.remember((NAME,), 60, 10_000)
+    client._context.waiters.remember((NAME,), 60, 10_000)
     with rival.lock(NAME), pytest.raises(LockContended):
         client.lease(NAME, owner_label="me").acquire(50)
     assert [event for event, _ in heard] == ["waiting", "refused", "wait-ended"]
@@ -54,7 +54,7 @@ def test_a_wait_before_the_first_attempt_is_visible(client: Redlock, rival: Redl
 
 def test_a_caller_that_tries_once_does_not_wait(client: Redlock, rival: Redlock, heard: Events) -> None:
     for lately in (0, 60):
-        client._context.waiter_pool.remember((NAME,), lately, 10_000)
+        client._context.waiters.remember((NAME,), lately, 10_000)
         with rival.lock(NAME), pytest.raises(LockContended):
             client.lease(NAME).acquire(0)
     assert [event for event, _ in heard] == ["refused"] * 2
@@ -102,7 +102,7 @@ def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
         lease.acquire(None)
         lease.release()
 
-    local_queue = client._context.waiter_pool.local_queue
+    local_queue = client._context.waiters.local_queue
     threads = [threading.Thread(target=wait, args=(owner_label,)) for owner_label in owner_labels]
     for number, thread in enumerate(threads, 1):
         thread.start()
@@ -135,7 +135,7 @@ def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redl
 
 def test_a_waiter_is_reported_where_its_node_goes_down(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
     lease = leased(rival, NAME, owner_label="holder", renew=True)
-    node = client._context.waiter_pool.node_for((NAME,))
+    node = client._context.waiters.node_for((NAME,))
     assert node is not None
     with waiting(client, "waiter"):
         eventually(lambda: seen(nodes) == [("waiter", 1, "holder")], "the waiter", every=0.1)

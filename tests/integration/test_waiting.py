@@ -305,7 +305,7 @@ def test_the_threads_of_a_process_are_one_waiter_in_a_fair_queue(nodes: Cluster,
     for number in range(6):
         threads.append(started(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
         eventually(
-            lambda: client._context.waiter_pool.local_queue.length(("x",)) == len(threads), "one more in the line"
+            lambda: client._context.waiters.local_queue.length(("x",)) == len(threads), "one more in the line"
         )
     eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
     first.release()
@@ -360,7 +360,7 @@ def test_a_queued_thread_that_times_out_gets_the_holder(client: Redlock, nodes: 
 
     with blocked(nodes, lambda: client.lock("x", blocking_timeout=60).acquire()):
         started(wait_briefly).join()
-        assert client._context.waiter_pool.local_queue.length(("x",)) == 1
+        assert client._context.waiters.local_queue.length(("x",)) == 1
         assert "MainThread" in str(told[0])
         holder.release()
 
@@ -391,16 +391,16 @@ def test_without_other_waiters_a_wake_up_is_found_at_once(client: Redlock, monke
     lock = client.lock("x", blocking_timeout=100)
     assert lock.acquire()
     lock.release()
-    client._context.waiter_pool.remember(lock.names, 5, 60_000)
+    client._context.waiters.remember(lock.names, 5, 60_000)
     for _ in range(3):
         assert lock.acquire()
         lock.release()
-    assert not client._context.waiter_pool.last_wait_ms(lock.names)
+    assert not client._context.waiters.last_wait_ms(lock.names)
 
 
 def test_without_a_wait_the_nodes_are_asked_at_once(client: Redlock) -> None:
     lock = client.lock("x", blocking=False)
-    client._context.waiter_pool.remember(lock.names, 5, 60_000)
+    client._context.waiters.remember(lock.names, 5, 60_000)
     assert lock.acquire()
     lock.release()
 
@@ -410,13 +410,13 @@ def test_a_forked_child_inherits_no_queue_and_no_connections(nodes: Cluster, cli
     with client_of(nodes.urls, **LASTING) as rival, rival.lock(names):
         assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"
         waiting = started(lambda: client.lock(names, blocking_timeout=100.0).acquire())
-        eventually(lambda: client._context.waiter_pool.local_queue.length(names), "a thread in the queue")
+        eventually(lambda: client._context.waiters.local_queue.length(names), "a thread in the queue")
 
         def in_the_child() -> list[object]:
-            kept = sum(map(len, client._context.waiter_pool._kept.values()))
+            kept = sum(map(len, client._context.waiters._kept.values()))
             return [
                 kept,
-                client._context.waiter_pool.local_queue.length(names),
+                client._context.waiters.local_queue.length(names),
                 client.lock(names, blocking_timeout=0.3).acquire(),
             ]
 

@@ -54,7 +54,7 @@ _exchange(
 # The end of a lease.
 _steps.without(
     "renewal is not started",
-    "self._schedule(self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))",
+    "self._parts.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))",
 )
 _renewal(
     "a lease is renewed once",

@@ -359,7 +359,7 @@ _context.without(
 )
 _context.without(
     "a child has the waiters of its parent",
-    "self.waiter_pool.reset_after_fork()",
+    "self.waiters.reset_after_fork()",
     f"{FORK}a_child_queues_behind_no_thread_of_its_parent",
 )
 _context.without(

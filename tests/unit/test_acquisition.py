@@ -41,7 +41,7 @@ def test_a_denied_attempt_waits_for_a_wake_up_and_is_woken(client: Redlock) -> N
     assert trial.command.token != first.token, "each attempt has its own token"
     assert not trial.is_queued
     assert not borrowed.is_closed, "the connection is kept for the next waiter"
-    assert client._context.waiter_pool.borrow(trial.context.waiter_pool.node_for(NAMES), 0) is borrowed
+    assert client._context.waiters.borrow(trial.context.waiters.node_for(NAMES), 0) is borrowed
 
 
 def test_the_second_waiter_of_a_process_awaits_its_turn(client: Redlock) -> None:
@@ -167,7 +167,7 @@ def test_a_reserved_lock_is_taken_after_the_reservation(client: Redlock) -> None
 
 
 def test_a_lock_that_was_waited_for_is_queued_for_at_first(client: Redlock) -> None:
-    client._context.waiter_pool.remember(NAMES, 2_000, 60_000)
+    client._context.waiters.remember(NAMES, 2_000, 60_000)
     trial = Trial(client)
     trial.wait()
     trial.send([WAKE_KEY, b"1"])

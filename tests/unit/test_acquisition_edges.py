@@ -91,7 +91,7 @@ def test_a_wait_in_this_process_is_no_time_without_votes(client: Redlock, monkey
     first.attempt(*[denied()] * 5)
     monkeypatch.setattr("redlock._locking.acquire_timeout.now_ms", lambda: clock[0])
     assert type(second.attempt(*[denied()] * 5)) is AwaitTurn
-    client._context.waiter_pool.remember(("y",), 2_000, 60_000)
+    client._context.waiters.remember(("y",), 2_000, 60_000)
     queued = Trial(client, None, ("y",))
     queued.wait()
     clock[0] += 60_000
@@ -171,7 +171,7 @@ def test_a_free_lock_is_reserved_for_another_only_once(client: Redlock) -> None:
 
 def test_a_wait_without_an_attempt_is_shown_too(client: Redlock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "redlock")
-    client._context.waiter_pool.remember(NAMES, 2_000, 60_000)
+    client._context.waiters.remember(NAMES, 2_000, 60_000)
     trial = Trial(client)
     assert caplog.messages == ["waiting resource=x owner_label=me holder=- position=1"]
     trial.wait()

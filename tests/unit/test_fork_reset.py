@@ -69,14 +69,14 @@ def test_a_child_has_no_object_of_its_parents_client(client: Redlock) -> None:
     with context.pool.connections() as connections:
         context.pool._releaser._rounds[connections] = 1
     context.renewal._added.append((lambda: None, 1))  # type: ignore[arg-type]  # as a weak reference
-    place = context.waiter_pool.local_queue.join(("x",))
+    place = context.waiters.local_queue.join(("x",))
     PendingWait(context.waits, ("x",), "me", 1_000).begin()
     before = contents(context)
     assert {type(one) for one in before} >= {dict, list, deque, SimpleQueue, Background, Callbacks}
     assert place.is_first
     context.reset_after_fork()
     assert shared(before, context) == []
-    assert not context.waiter_pool.local_queue.length(("x",))
+    assert not context.waiters.local_queue.length(("x",))
     assert context.waits.pending() == []
 
 

@@ -173,7 +173,7 @@ def test_a_lease_is_watched_once_and_not_beside_its_renewal(
     client: Redlock, monkeypatch: pytest.MonkeyPatch, renew: bool
 ) -> None:
     lease, due = held(client, renew=renew), list[int]()
-    monkeypatch.setattr(lease, "_schedule", due.append)
+    monkeypatch.setattr(lease._context.renewal, "add", lambda _lease, due_ms: due.append(due_ms))
     for on_lost in (None, print, print):
         InnerLease(lease, on_lost, is_block=True).acquire(None)
     assert due == ([] if renew else [NOW_MS + 4_900])
@@ -277,7 +277,7 @@ def inner(lease: Lease, *, is_block: bool, on_lost: Any = None) -> InnerLease:  
 def test_a_loss_is_reported_once_to_the_lease_and_its_entries(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[object] = []
     lease = held(client, on_lost=told.append)
-    monkeypatch.setattr(type(lease), "_call", lambda _self, on_lost, _context: on_lost())
+    monkeypatch.setattr(client._context, "call", lambda _resource, on_lost, _context: on_lost())
     first, left = inner(lease, is_block=True, on_lost=told.append), inner(lease, is_block=True, on_lost=told.append)
     lease._report_loss()
     assert not told, "it is not lost"

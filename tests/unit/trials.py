@@ -40,13 +40,13 @@ class Trial:
     def __init__(self, client: Redlock, timeout_ms: int | None = 5_000, names: tuple[str, ...] = NAMES) -> None:
         self.context, self.names = client._context, names
         # As if each trial were in a thread of its own.
-        self.context.waiter_pool.local_queue._running = object
+        self.context.waiters.local_queue._running = object
         self.granted: list[tuple[Grant, Any, int]] = []
         self.undone = 0
         lease = client.lease(names, ttl_ms=3_000, owner_label="me")
         lease._accept_grant = lambda *args: self.granted.append(args)  # type: ignore[method-assign]  # noted here
         lease._undo = self._undo  # type: ignore[method-assign]  # as above
-        self.steps = Acquisition(lease, self.context.waiter_pool, self.context.waits, timeout_ms).steps()
+        self.steps = Acquisition(lease, timeout_ms).steps()
         self.effect: Effect = next(self.steps)
 
     def _undo(self) -> None:
@@ -80,7 +80,7 @@ class Trial:
     @property
     def is_queued(self) -> bool:
         """Whether the acquisition has a place in the local queue."""
-        return self.context.waiter_pool.local_queue.length(self.names) > 0
+        return self.context.waiters.local_queue.length(self.names) > 0
 
     def wait(self) -> Borrowed:
         """Perform the start of a wait for a wake-up."""
