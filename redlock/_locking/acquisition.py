@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from redlock._locking.lease_steps import LeaseSteps
     from redlock._locking.wait_registry import WaitRegistry
     from redlock._locking.waiter_pool import WaitingConnections
-    from redlock.errors import RedlockError
 
 
 class Acquisition:
@@ -96,7 +95,9 @@ class Acquisition:
             until_ms, reserve_ms = self._timeout.until_ms(self._context.node_timeout_ms), self._context.reserve_ms
             is_in_time = until_ms is None or now_ms() + reserve_ms < until_ms
             if self._ignores_reservations or not (refusal.round_result.is_only_reserved and is_in_time):
-                raise self._refused(refusal)
+                error = failures.error(self._context.nodes, self._lease.resource, refusal)
+                self._context.event_log.refused(self._owner_label, refusal.round_result, error)
+                raise error
             # The lock is free but reserved. Its waiter acquires the lock by the end of the reservation, or is dead.
             self._ignores_reservations = True
             yield from waiter.wait(reserve_ms, can_wake=False)
@@ -108,11 +109,6 @@ class Acquisition:
             self._timeout.node_heard()
         else:
             yield from waiter.wait(pause_ms if left_ms is None else min(pause_ms, left_ms), can_wake=can_wake)
-
-    def _refused(self, result: Refusal) -> RedlockError:
-        error = failures.error(self._context.nodes, self._lease.resource, result)
-        self._context.event_log.refused(self._owner_label, result.round_result, error)
-        return error
 
     def _attempt(self, waiter: QueuedWaiter | None = None) -> Effects[Grant | Refusal]:
         woken = self._ignores_reservations or (waiter is not None and waiter.is_woken)

@@ -66,17 +66,14 @@ class Renewal:
             schedule.add(*self._added.popleft())
         schedule.recover(now_ms())
         while leases := schedule.take(now_ms()):
-            self._renew_together(leases)
+            groups: dict[ConnectionSet | None, list[LeaseSteps]] = {}
+            for lease in leases:
+                groups.setdefault(lease._connections, []).append(lease)
+            for connections, group in groups.items():
+                self._renew(connections, group)
         schedule.report_late()
         due_ms = schedule.next_ms()
         return None if due_ms is None else max(0.0, (due_ms - now_ms()) / 1000)
-
-    def _renew_together(self, leases: list[LeaseSteps]) -> None:
-        groups: dict[ConnectionSet | None, list[LeaseSteps]] = {}
-        for lease in leases:
-            groups.setdefault(lease._connections, []).append(lease)
-        for connections, group in groups.items():
-            self._renew(connections, group)
 
     def _renew(self, wanted: ConnectionSet | None, leases: list[LeaseSteps]) -> None:
         try:

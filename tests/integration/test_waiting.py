@@ -304,9 +304,7 @@ def test_the_threads_of_a_process_are_one_waiter_in_a_fair_queue(nodes: Cluster,
     threads = []
     for number in range(6):
         threads.append(started(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
-        eventually(
-            lambda: client._context.waiters.local_queue.length(("x",)) == len(threads), "one more in the line"
-        )
+        eventually(lambda: client._context.waiters.local_queue.length(("x",)) == len(threads), "one more in the line")
     eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
     first.release()
     for thread in threads:
