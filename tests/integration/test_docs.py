@@ -25,15 +25,16 @@ from pathlib import Path
 
 import pytest
 
-from redlock import ConfigurationError, errors
+from redlock import ConfigurationError, QuorumUnavailable, errors
 from redlock._core.protocol import Outcome
 from redlock._transport import decoder
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
-from redlock.testing import lock_nodes, redis_server
+from redlock.testing import redis_server
 from redlock.testing.redis_server import die_with_parent
+from tests.integration import acl
 from tests.integration.pages import Block, blocks
-from tests.integration.tools import PATIENT, ROOT, client_of, eventually, new_server
+from tests.integration.tools import PATIENT, ROOT, client_of, eventually, new_server, raws, renew_now, renewed
 
 PAGES = [
     ROOT / "README.md",
@@ -192,17 +193,48 @@ def test_the_configuration_and_the_user_of_the_page_suffice(tmp_path: Path) -> N
             declare_nodes([server.url for server in servers])
 
 
-def test_the_fingerprint_of_nodes_changes_as_the_page_says() -> None:
-    with lock_nodes() as nodes:
+@pytest.mark.parametrize("options", [(), ("--appendonly", "yes", "--appendfsync", "always")], ids=["empty", "kept"])
+def test_the_fingerprint_of_nodes_changes_as_the_page_says(options: tuple[str, ...]) -> None:
+    with redis_server.cluster(3, options=options) as nodes:
         with client_of(nodes.urls) as before:
             assert before.lock("x").acquire(blocking=False)
         with client_of(nodes.urls, max_ttl=20.0) as early, pytest.raises(ConfigurationError, match="must agree"):
             early.lock("x").acquire(blocking=False)
-        for node in nodes:
-            node.empty()
-        declare_nodes(nodes.urls)
-        with client_of(nodes.urls, max_ttl=20.0) as after:
-            assert after.lock("x").acquire(blocking=False)
+        for node in nodes.servers:
+            node.kill()
+            node.start()
+        if not options:
+            declare_nodes(nodes.urls)
+            with client_of(nodes.urls, max_ttl=20.0) as after:
+                assert after.lock("x").acquire(blocking=False)
+        else:
+            with pytest.raises(ConfigurationError, match="it has a record already"):
+                declare_nodes(nodes.urls)
+            with client_of(nodes.urls, ttl=0.5, max_ttl=0.5) as after:
+                assert after.lock("y").acquire(blocking_timeout=100), "the nodes abstain for the new max_ttl"
+
+
+def test_a_password_of_the_nodes_changes_as_the_page_says() -> None:
+    with redis_server.cluster(3) as nodes, contextlib.ExitStack() as stack:
+        acl.let_in(nodes.servers, "lock", "OLD")
+        old, unused, new = (
+            stack.enter_context(client_of([f"{url}?username=lock&password={password}" for url in nodes.urls]))
+            for password in ("OLD", "OLD", "NEW")
+        )
+        with old.lock("old") as lease:
+            for redis in raws(nodes.servers):
+                redis.execute_command("ACL", "SETUSER", "lock", ">NEW")
+            with new.lock("new") as other:
+                assert not new.lock("old").acquire(blocking=False)
+                for redis in raws(nodes.servers):
+                    redis.execute_command("ACL", "SETUSER", "lock", "<OLD")
+                lease.extend(9.0)
+                for redis in raws(nodes.servers):
+                    redis.execute_command("CLIENT", "KILL", "USER", "lock")
+                renew_now(new, other)
+                renewed(other)
+                with pytest.raises(QuorumUnavailable, match="wrong user name or password"):
+                    unused.lock("x").acquire(blocking=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
