@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from redlock._transport.codec import Codec
     from redlock._transport.node_health import NodeHealth
 
-_IDLE_MS = 1_000
+_CHECK_MS = 1_000
+"""How often a set looks for ended connections and overdue replies, while all nodes are fit."""
 _SUSPECT_MS = 1_000
 _UNSTEADY_MS = 1_000
 """A node whose connection ends sooner after its dial could make every round wait for the next dial."""
@@ -62,30 +63,39 @@ class ConnectedNodes:
         self._codec = codec
         self.timeout_ms = timeout_ms
         self._quorum = quorum_of(len(nodes))
-        self._used_ms = now_ms
+        self._checked_ms = now_ms
         self._all_fit = False
         """Whether every node is fit. False also if a node has become fit since the last `make_ready`."""
         self._was_rejected = False
 
     def is_ready(self, now_ms: int) -> bool:
         """Whether a round can begin at once, without `make_ready`."""
-        return self._all_fit and now_ms - self._used_ms <= _IDLE_MS
+        return self._all_fit and not self._is_check_due(now_ms)
 
     def needs_read(self, now_ms: int) -> bool:
         """Whether bytes that have arrived must be received before `make_ready`."""
-        return now_ms - self._used_ms > _IDLE_MS or any(one.handle is not None and not one.is_fit for one in self.all)
+        return self._is_check_due(now_ms) or any(one.handle is not None and not one.is_fit for one in self.all)
+
+    def _is_check_due(self, now_ms: int) -> bool:
+        return now_ms - self._checked_ms > _CHECK_MS
+
+    def suspect(self, connection: NodeConnection, reason: str, now_ms: int) -> None:
+        """The node has not answered a command within the node timeout."""
+        connection.reason, connection.suspect_since_ms, self._all_fit = reason, now_ms, False
+        connection.node.is_silent(reason, now_ms)
 
     def make_ready(self, command: Command, now_ms: int, until_ms: int) -> DialWait:
         """Drop useless connections and choose the nodes to dial, after all bytes that have arrived were received.
 
         Args:
             command: The command of the round.
-            now_ms: The clock.
+            now_ms: The clock, before the bytes were received: the same time as for `needs_read`.
             until_ms: The deadline of the round.
 
         Returns:
             The wait for the dials, before the round begins.
         """
+        self._suspect_overdue(now_ms)
         # If a quorum is silent, the connections are probably broken: a firewall has forgotten them. A release stays on
         # its connection, or the release could overtake its acquire.
         fit = sum(one.handle is not None and one.suspect_since_ms is None for one in self.all)
@@ -117,6 +127,19 @@ class ConnectedNodes:
                 one.is_dialling, one.dialled_ms = True, now_ms
         awaited = [one for one in down if patient and not one.node.error and (is_few or not one.is_unsteady)]
         return DialWait(self, awaited, until_ms, now_ms)
+
+    def _suspect_overdue(self, now_ms: int) -> None:
+        """Once a second, suspect a minority of nodes that owe replies to rounds which the other nodes have decided.
+
+        If a quorum owes replies, this process is late itself: a round that waits in vain suspects its nodes.
+        """
+        if not self._is_check_due(now_ms):
+            return
+        self._checked_ms = now_ms
+        overdue = [one for one in self.all if one.is_fit and one.is_overdue(now_ms - self.timeout_ms)]
+        if len(self.all) - len(overdue) >= self._quorum:
+            for one in overdue:
+                self.suspect(one, f"no answer within {self.timeout_ms} ms", now_ms)
 
     def dial_wait_ms(self, awaited: Sequence[NodeConnection], now_ms: int, until_ms: int) -> int:
         """See `DialWait`."""

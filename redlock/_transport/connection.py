@@ -72,6 +72,12 @@ class NodeConnection:
         """Whether the node still has to answer a command and is not suspect."""
         return bool(self.pending) and self.handle is not None and self.suspect_since_ms is None
 
+    def is_overdue(self, before_ms: int) -> bool:
+        """Whether the node has not answered a command of a round that began before, and has ended without its vote."""
+        oldest = next((tally for tally in self.pending if tally is not None), None)
+        is_sent = self.is_blocked or not self.outbox
+        return is_sent and oldest is not None and oldest.closed and oldest.sent_ms < before_ms
+
     @property
     def may_agree(self) -> bool:
         """Whether the node accepts the configuration, or may accept it with a reply that is still pending."""

@@ -167,12 +167,10 @@ class NodeConnections(ConnectedNodes):
             if tally.votes[one.place].unanswered and one.place not in tally.doubted:
                 tally.cast(one.place, timed_out(reason))
                 if now_ms - tally.sent_ms >= self.timeout_ms:
-                    one.reason, one.suspect_since_ms, self._all_fit = reason, now_ms, False
-                    one.node.is_silent(reason, now_ms)
+                    self.suspect(one, reason, now_ms)
 
     def finish(self, tally: VoteTally, now_ms: int) -> RoundResult:
         """Close the round; later replies do not count."""
-        self._used_ms = now_ms
         if self._was_rejected:
             # Hide the rejections, unless enough nodes reject the client's configuration.
             self._was_rejected = vote_checks.rejecting(self.all) > 0

@@ -224,11 +224,11 @@ class ConnectionSet(Mutex):
 
     def _make_ready(self, command: Command) -> None:
         """Read late replies, drop useless connections, and dial."""
-        state = self.state
-        self._close_dropped(now_ms() - self._timeout_ms)
-        if state.needs_read(now_ms()):
+        state, now = self.state, now_ms()
+        self._close_dropped(now - self._timeout_ms)
+        if state.needs_read(now):
             self._pump(0)
-        dials = state.make_ready(command, now_ms(), self._until_ms)
+        dials = state.make_ready(command, now, self._until_ms)
         self._sockets.close_ended()
         self._sockets.dial()
         while (wait_ms := dials.left_ms(now_ms())) > 0:

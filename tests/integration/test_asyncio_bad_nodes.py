@@ -12,7 +12,7 @@ from redlock import QuorumUnavailable
 from redlock.asyncio import Redlock
 from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, until
-from tests.integration.tools import LASTING, frozen, is_free, raw, raws
+from tests.integration.tools import LASTING, frozen, is_free, is_told_of, raw, raws
 from tests.proxy import always, byte_by_byte, endless_garbage, half_a_reply, half_a_reply_then_reset, proxies
 
 if TYPE_CHECKING:
@@ -69,6 +69,15 @@ async def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Clust
             await until(lambda: not redis.keys("[0-9]*"), "the node has read every release")
         assert state.all[0].handle is exchange, "another connection has been made"
         await pairs(client)
+
+
+async def test_short_locks_notice_frozen_nodes(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "redlock")
+    async with client_of(nodes.urls, node_timeout=0.2) as client:
+        await pairs(client)
+        with frozen(nodes[1], nodes[3]):
+            while not is_told_of(caplog, [nodes[1], nodes[3]]):
+                await pairs(client)
 
 
 async def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:

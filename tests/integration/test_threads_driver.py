@@ -32,6 +32,7 @@ from tests.integration.tools import (
     frozen,
     holders,
     is_free,
+    is_told_of,
     kill_all,
     label,
     leased,
@@ -211,6 +212,16 @@ def test_three_frozen_nodes_are_waited_for_once_too(nodes: Cluster) -> None:
         when_a_quorum_is_there(client)
 
     assert waited <= 8, "attempts that wait are forty timeouts"
+
+
+def test_short_locks_notice_frozen_nodes(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """Three nodes decide each round, so no round waits for the other two."""
+    caplog.set_level("INFO", "redlock")
+    with client_of(nodes.urls, node_timeout=0.2) as client:
+        cycle(client)
+        with frozen(nodes[1], nodes[3]):
+            while not is_told_of(caplog, [nodes[1], nodes[3]]):
+                cycle(client)
 
 
 def test_a_new_client_works_with_two_frozen_nodes(nodes: Cluster) -> None:

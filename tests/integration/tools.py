@@ -101,6 +101,16 @@ def renew_now(client: Redlock, lease: Lease) -> None:
     client._context.renewal.add(lease, now_ms())
 
 
+def is_told_of(caplog: pytest.LogCaptureFixture, servers: Sequence[Server]) -> bool:
+    """Whether the log has these nodes as silent, and later a lease without their votes."""
+    silent = {line.split()[1] for line in caplog.messages if line.startswith("node-silent ")}
+    acquired = (line for line in caplog.messages if line.startswith("acquired "))
+    names = list(map(label, servers))
+    return silent.issuperset(f"node={name}" for name in names) and any(
+        all(f"{name}: no answer within" in line for name in names) for line in acquired
+    )
+
+
 def eventually(
     condition: Callable[[], T],
     what: str,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from redlock._core.commands import Round, Wait
 from tests.unit.memory_nodes import ATTEMPT, EXTENSION, GRANT, RELEASE, RELEASED, START_MS, TIMEOUT_MS, Client, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redlock._core.vote_tally import VoteTally
 
 
 def test_the_first_round_dials_all_nodes_and_waits_for_them() -> None:
@@ -23,6 +30,47 @@ def test_the_first_round_dials_all_nodes_and_waits_for_them() -> None:
     tally = client.begin()
     assert client.letters(tally) == "....S"
     assert tally.votes[4].reason == "connection refused"
+
+
+@pytest.mark.parametrize("frozen", [(3, 4), (2, 3, 4)])
+def test_a_minority_that_owes_replies_is_suspect(frozen: tuple[int, ...]) -> None:
+    """A quorum that owes replies says that this process is late."""
+    client = Client()
+    is_minority = len(frozen) < 3
+    for command in (ATTEMPT, RELEASE):
+        tally = client.begin(command)
+        client.answer({0, 1, 2, 3, 4}.difference(frozen), GRANT)
+        client.state.finish(tally, client.now)
+    client.now += 1_000
+    client.dial(ATTEMPT)
+    assert client.state.is_ready(client.now), "looking costs time, so it is done once a second"
+    client.now += 1
+    assert not client.state.is_ready(client.now)
+    client.dial(ATTEMPT)
+    assert client.state.is_ready(client.now) is not is_minority
+    suspects = [place for place in range(5) if client[place].reason == "no answer within 100 ms"]
+    assert suspects == (list(frozen) if is_minority else [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda client, _: client.receive(4, GRANT),
+        lambda _, tally: setattr(tally, "closed", False),
+        lambda client, tally: setattr(tally, "sent_ms", client.now - TIMEOUT_MS),
+        lambda client, _: setattr(client[4], "outbox", b"not sent yet"),
+    ],
+    ids=["answered", "open", "late", "unsent"],
+)
+def test_a_node_that_owes_no_reply_yet_is_not_suspect(change: Callable[[Client, VoteTally], object]) -> None:
+    client = Client()
+    tally = client.begin()
+    client.answer(range(4), GRANT)
+    client.state.finish(tally, client.now)
+    client.now += 1_001
+    change(client, tally)
+    client.dial(ATTEMPT)
+    assert client[4].is_fit
 
 
 def test_an_overdue_dial_is_waited_for_once() -> None:

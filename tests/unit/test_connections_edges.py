@@ -59,18 +59,6 @@ def test_any_number_of_replies_ends_a_suspicion() -> None:
         assert [one.is_fit for one in client.state.all] == [True, *[False] * 4]
 
 
-def test_a_set_in_use_is_ready_and_an_idle_set_is_not() -> None:
-    client = Client()
-    for _ in range(3):
-        client.now += 900
-        assert client.state.is_ready(client.now)
-        assert not client.state.needs_read(client.now)
-        finished(client, *[GRANT] * 5)
-    client.now += 1_001
-    assert not client.state.is_ready(client.now)
-    assert client.state.needs_read(client.now), "a connection may have ended meanwhile"
-
-
 def test_a_round_waits_for_dials_until_the_first_is_overdue() -> None:
     client = Client(connected=False)
     client.dial(ATTEMPT)
