@@ -33,6 +33,8 @@ _BLOCKED = (
     if sys.platform == "linux"
     else set()
 )
+NO_THREAD = "this process can't start a thread"
+_REMEDY = "raise its limit of threads, ulimit -u or the limit of pids of its container"
 _application = threading.local()
 """In a thread of the lock, `blocked` are the signals that the starting thread blocks."""
 
@@ -71,7 +73,7 @@ def _started(target: Callable[[], object], name: str) -> threading.Thread:
     except RuntimeError as error:
         # Another text is that of an exception of the application, whose signal handler has interrupted this.
         if str(error).startswith("can't "):
-            raise NoThread("this process can't start a thread") from None
+            raise NoThread(f"{NO_THREAD}; {_REMEDY}") from None
         raise
     return thread
 

@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from redlock._transport.threads import ConnectionSet
 
 _RELEASE_SECONDS = 0.08
-_NO_THREAD = (
-    "this process can't start a thread to renew the lease; "
-    "raise its limit of threads, ulimit -u or the limit of pids of its container"
-)
 
 
 class Lease(LeaseSteps):
@@ -77,9 +73,9 @@ class Lease(LeaseSteps):
     def _accept_grant(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         try:
             super()._accept_grant(grant, connections, waited_ms)
-        except NoThread:
+        except NoThread as cause:
             # The attempt is cancelled.
-            error = NoThread(f"lock {self.resource!r} is not acquired: {_NO_THREAD}", self.resource)
+            error = NoThread(f"lock {self.resource!r} is not acquired: {cause}", self.resource)
             self._context.event_log.refused(self._owner_label, grant.round_result, error)
             raise error from None
 

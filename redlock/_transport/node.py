@@ -280,11 +280,11 @@ def describe_failure(exc: BaseException, timeout_ms: int) -> str:
     """The reason why a node can't be reached, without secrets."""
     cause: BaseException | None = exc
     while cause is not None:
-        if isinstance(cause, UnsuitableNode | UnreadableReply | NoThread):
-            return str(cause)
+        if isinstance(cause, NoThread):
+            return _threads.NO_THREAD
         if isinstance(cause, TimeoutError | NoReply):
             return f"no answer within {timeout_ms} ms"
-        if isinstance(cause, ConnectionFailed):
+        if isinstance(cause, UnsuitableNode | UnreadableReply | ConnectionFailed):
             return str(cause)
         if isinstance(cause, OSError) and cause.errno == errno.EMFILE:
             return OUT_OF_FILES
