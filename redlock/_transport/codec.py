@@ -150,14 +150,6 @@ def waiting_order(names: Names, nodes: int) -> tuple[int, ...]:
     return (*range(first, nodes), *range(first))
 
 
-class Call(NamedTuple):
-    """A script with its keys and arguments, without the run_id, the last argument of scripts that admit."""
-
-    script: Script
-    keys: tuple[str, ...]
-    arguments: tuple[str, ...]
-
-
 class Codec:
     """Encodes the commands of a client, with its prefix and its configuration fingerprint.
 
@@ -174,16 +166,7 @@ class Codec:
         self._reserve = str(reserve_ms)
         self.fingerprint = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:.10g}s prefix={prefix!r}"
         self._configuration = (self.fingerprint, str(quarantine_ms(max_ttl_ms)))
-
-    def script_call(self, command: Command) -> Call:
-        """The script of a command, with keys and arguments. Raises the error of `encode`."""
-        kind = type(command)
-        keys = _keys(kind, command.names, self.prefix)
-        return Call(SCRIPTS[kind], keys, (*self._common(kind), *self._own_arguments(command)))
-
-    def _common(self, kind: type[Command]) -> tuple[str, ...]:
-        """The first arguments, by which a node admits the client."""
-        return self._configuration if SCRIPTS[kind].admits else ()
+        """The first arguments of a script that admits."""
 
     def _own_arguments(self, command: Command) -> tuple[str, ...]:
         if isinstance(command, _LEASES) and command.ttl_ms > self.max_ttl_ms:
@@ -216,8 +199,9 @@ class Codec:
                 because a node that lost its memory abstains only for the longest lease.
         """
         kind, own = type(command), self._own_arguments(command)
-        more = len(own) + SCRIPTS[kind].admits
-        head = _head(kind, command.names, self.prefix, self._common(kind), more)  # type: ignore[arg-type]  # hashable
+        admits = SCRIPTS[kind].admits
+        common = self._configuration if admits else ()
+        head = _head(kind, command.names, self.prefix, common, len(own) + admits)  # type: ignore[arg-type]  # hashable
         return head + _packed(own)
 
 

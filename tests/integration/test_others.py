@@ -17,7 +17,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing.redis_server import Cluster, Server
 from tests.integration.tools import client_of, eventually, holders, leased, raw, raws, run_out
-from tests.unit.helpers import each_command
+from tests.unit.helpers import each_command, script_call
 
 NAME = "invoice:9"
 THEIRS = "a1b2c3d4"
@@ -120,7 +120,7 @@ def test_no_script_replies_with_a_text_that_ends_a_connection(nodes: Cluster, th
         run_id = redis.info("server")["run_id"]
 
         def reply(command: Command) -> list[object]:
-            script, keys, arguments = codec.script_call(command)
+            script, keys, arguments = script_call(codec, command)
             found: list[object] = redis.eval(script.source, len(keys), *keys, *arguments, run_id)
             return found
 

@@ -16,6 +16,7 @@ from redlock._transport.codec import Codec, operation_key, wake_key
 from redlock._transport.decoder import decode
 from tests.sim.nodes import EPOCH_MS, Lua, Node
 from tests.sim.world import MS, World
+from tests.unit.helpers import script_call
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class ManualRounds:
 
     def tell(self, command: Command, places: Iterable[int], codec: Codec | None = None) -> dict[int, Vote]:
         """Let these nodes execute a command, in this order, and return their votes."""
-        call = (codec or self.codec).script_call(command)
+        call = script_call(codec or self.codec, command)
         return {place: decode(self.nodes[place].call(call, self.nodes[place].run_id)) for place in places}
 
     def run(

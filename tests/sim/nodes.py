@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redlock._transport import codec
-from redlock._transport.codec import SCRIPTS, Call, Script
+from redlock._transport.codec import SCRIPTS, Script
 from redlock._transport.reply_reader import ReplyError
 
 try:
@@ -22,6 +22,7 @@ except ImportError:
 if TYPE_CHECKING:
     from tests.sim.server import Session
     from tests.sim.world import World
+    from tests.unit.helpers import Call
 
 EPOCH_MS = 1_700_000_000_000
 

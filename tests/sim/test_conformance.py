@@ -20,6 +20,7 @@ from tests import servers
 from tests.sim import nodes as simulated
 from tests.sim.pair import VOTE, Pair, running
 from tests.sim.world import World
+from tests.unit.helpers import script_call
 
 MAX_TTL_MS = 60_000
 STEPS = 400
@@ -124,7 +125,7 @@ def _command(chance: random.Random) -> Command:
 
 
 def _ask(pair: Pair, codec: Codec, command: Command, run_id: str) -> list[Any] | Exception:
-    call = codec.script_call(command)
+    call = script_call(codec, command)
     last = (run_id,) if call.script.admits else ()
     answer: list[Any] | Exception
     answer = pair.run(call.script.source.decode(), call.keys, (*call.arguments, *last), loose=VOTE)
@@ -196,7 +197,7 @@ def test_both_luas_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         node.declare()
         for step in range(5 * STEPS):
             node.world.now = step * 700_000
-            answer = node.call(codec.script_call(_command(chance)), chance.choice((node.run_id,) * 40 + ("another",)))
+            answer = node.call(script_call(codec, _command(chance)), chance.choice((node.run_id,) * 40 + ("another",)))
             answers.append(str(answer))
             if step % 100 == 0:
                 node.flush()

@@ -21,6 +21,7 @@ from tests.sim.exhaustive_search import Search
 from tests.sim.exhaustive_walk import Walk, view
 from tests.sim.nodes import EPOCH_MS, Lua
 from tests.sim.world import World
+from tests.unit.helpers import script_call
 
 MAX_TTL_MS = 1_000
 CODEC = codec.Codec(nodes=3, prefix="", max_ttl_ms=MAX_TTL_MS)
@@ -134,7 +135,7 @@ def test_the_transcription_does_what_the_scripts_do(lua: Lua) -> None:
             )
         )
         after, expected = _transcribed(before, command)
-        vote = decode(server.call(CODEC.script_call(command), server.run_id))
+        vote = decode(server.call(script_call(CODEC, command), server.run_id))
         assert Vote(vote.kind, vote.fence, vote.holder) == expected, (before, command)
         assert Node(server.get("r") or "", int(server.get(FENCE) or 0)) == after, (before, command)
         granted += vote.kind is Kind.GRANTED

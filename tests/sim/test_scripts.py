@@ -33,6 +33,7 @@ from tests.sim.script_model import (
 )
 from tests.sim.server import encode
 from tests.sim.world import World
+from tests.unit.helpers import script_call
 
 MEMORIES = 400
 LONG = f"{'x' * 2_043}*1234yy"
@@ -140,7 +141,7 @@ def test_a_script_answers_and_writes_as_its_comment_says(
         fill(pair, chance, OURS)
         command, expected = ask(pair.model, chance, chance.choice(SETS))
         before = pair.memory()
-        answer = said(pair.node.call(CODEC.script_call(command), pair.node.run_id))
+        answer = said(pair.node.call(script_call(CODEC, command), pair.node.run_id))
         assert answer == expected, (command, before)
         assert pair.memory() == pair.model, (command, before)
         replies.add(answer if isinstance(answer, str) else answer[0])
@@ -152,7 +153,7 @@ def test_no_holder_in_a_reply_looks_like_a_long_list(kind: str) -> None:
     for text in (f"x{kind}1234", f"{kind}999999", f"{kind}123", f"{kind}1234x", f"{kind}1234" + "x" * 2_044):
         pair = Pair()
         pair.put("a", text, 1_000)
-        assert said(pair.node.call(CODEC.script_call(Inspect(("a",))), "")) == pair.model.inspect(("a",)), text
+        assert said(pair.node.call(script_call(CODEC, Inspect(("a",))), "")) == pair.model.inspect(("a",)), text
 
 
 def test_a_clock_far_ahead_admits_no_token_beyond_the_limit() -> None:
@@ -168,7 +169,8 @@ def test_a_clock_far_ahead_admits_no_token_beyond_the_limit() -> None:
                     expected = pair.model.confirm(("a",), OURS, fence)
                 else:
                     expected = pair.model.acquire(("a",), OURS, 5_000, fence, 0)
-                assert said(pair.node.call(CODEC.script_call(command), pair.node.run_id)) == expected, (command, stored)
+                answer = said(pair.node.call(script_call(CODEC, command), pair.node.run_id))
+                assert answer == expected, (command, stored)
 
 
 def test_a_wake_up_is_passed_on_once_for_each_name() -> None:
@@ -203,7 +205,7 @@ def test_a_node_votes_abstains_or_rejects_as_its_record_says() -> None:
                 record["fingerprint"] = fingerprint
             node.run_words(PUT, 1, (wire.RECORD, "HSET", *(word for pair in record.items() for word in pair)))
         expected, after = admit(record, node.time_ms(), node.run_id, CODEC.fingerprint, QUARANTINE_MS)
-        answer = said(node.call(CODEC.script_call(Extend(("a",), OURS, 5_000)), node.run_id))
+        answer = said(node.call(script_call(CODEC, Extend(("a",), OURS, 5_000)), node.run_id))
         assert answer == (expected or [0, node.time_ms(), 0, "", 0]), record
         assert record_of(node) == after, record
         replies.add(answer[0])
@@ -230,7 +232,7 @@ def test_a_node_that_heard_of_a_client_is_not_declared() -> None:
     node = Node(World(0), LUA, 0)
     words = (wire.RECORD, node.run_id)
     assert [node.run_words(LUA.declare, 1, words) for _ in range(2)] == [[1], [1]]
-    node.call(CODEC.script_call(Extend(("a",), OURS, 5_000)), node.run_id)
+    node.call(script_call(CODEC, Extend(("a",), OURS, 5_000)), node.run_id)
     assert node.run_words(LUA.declare, 1, words) == [0]
 
 

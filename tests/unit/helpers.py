@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair, Round, Wait
 from redlock._core.protocol import Steps
 from redlock._core.vote_tally import VoteTally
 from redlock._core.votes import UNANSWERED, Grant, Kind, RoundResult, Vote, silent
+from redlock._transport.codec import SCRIPTS, Codec, Script, run_id_argument
+from redlock._transport.reply_reader import ReplyReader
 
 T = TypeVar("T")
+
+
+class Call(NamedTuple):
+    """A script with its keys and arguments, without the run_id, the last argument of scripts that admit."""
+
+    script: Script
+    keys: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
+def script_call(codec: Codec, command: Command) -> Call:
+    """The call in the bytes of a command, as a server reads them."""
+    script = SCRIPTS[type(command)]
+    (words,) = ReplyReader(admin=True).read(codec.encode(command) + (run_id_argument("") if script.admits else b""))
+    assert isinstance(words, list)
+    name, sha, count, *rest = [word.decode() for word in words]
+    assert (name, sha) == ("EVALSHA", script.sha.decode())
+    keys, arguments = rest[: int(count)], rest[int(count) :]
+    return Call(script, tuple(keys), tuple(arguments[:-1] if script.admits else arguments))
+
 
 SECRET = "0123456789abcdef0123456789abcdef"  # noqa: S105 - an example of one
 TOKEN = f"{SECRET}:task-1@host-a"

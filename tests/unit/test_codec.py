@@ -24,29 +24,12 @@ from redlock._transport.codec import (
     run_id_argument,
     wake_key,
 )
-from redlock._transport.reply_reader import ReplyReader
-from tests.unit.helpers import each_command
+from tests.unit.helpers import each_command, script_call
 
 CODEC = Codec(5, "app:", 10_000, 50)
 DAY = str(24 * 3_600 * 1_000)
 NAMES = ("account 4{2}:ü", "b")
 COMMANDS = each_command(*NAMES)
-
-
-def words(packed: bytes) -> list[str]:
-    """The words of a packed command, as a server reads them."""
-    (found,) = ReplyReader().read(packed)
-    assert isinstance(found, list)
-    return [word.decode() for word in found]
-
-
-@pytest.mark.parametrize("codec", [CODEC, Codec(3, "app:", 10_000), Codec(5, "", 10_000)])
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_is_the_call_of_its_script(command: Command, codec: Codec) -> None:
-    script, keys, arguments = codec.script_call(command)
-    last = ("run-1",) if script.admits else ()
-    packed = codec.encode(command) + (run_id_argument("run-1") if script.admits else b"")
-    assert words(packed) == ["EVALSHA", script.sha.decode(), str(len(keys)), *keys, *arguments, *last]
 
 
 @pytest.mark.parametrize("kind", [Acquire, Extend, Repair], ids=lambda kind: kind.__name__)
@@ -92,7 +75,7 @@ def test_any_name_and_any_owner_label_is_a_single_word(kind: type[Command], name
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
 def test_a_command_has_the_keys_and_arguments_of_its_script(command: Command) -> None:
-    call = CODEC.script_call(command)
+    call = script_call(CODEC, command)
     code = re.sub(r"--.*", "", call.script.source.decode())
     arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
     assert max(arguments, default=0) == len(call.arguments)
@@ -119,14 +102,14 @@ def test_a_command_has_the_keys_and_arguments_of_its_script(command: Command) ->
 )
 def test_each_argument_is_where_its_script_reads_it(command: Command, arguments: tuple[str, ...]) -> None:
     """In the order that the head of each script names."""
-    call = CODEC.script_call(command)
+    call = script_call(CODEC, command)
     common = (CODEC.fingerprint, str(quarantine_ms(10_000))) if call.script.admits else ()
     assert call.arguments == (*common, *arguments)
 
 
 def test_without_a_prefix_the_lock_is_at_the_resources_own_name() -> None:
     """So that any other Redlock client and ours exclude each other."""
-    assert "b" in Codec(5, "", 10_000).script_call(Inspect(("b",))).keys
+    assert "b" in script_call(Codec(5, "", 10_000), Inspect(("b",))).keys
 
 
 @pytest.mark.parametrize("kind", [Acquire, Confirm, Repair], ids=lambda kind: kind.__name__)

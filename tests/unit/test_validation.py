@@ -14,6 +14,7 @@ from redlock import ConfigurationError, Redlock, _validation
 from redlock._core.commands import Release
 from redlock._core.votes import deadline_ms
 from redlock.fencing.redis_store import FencedTransaction, StoreWords
+from tests.unit.helpers import script_call
 
 
 class Shown(str):
@@ -229,7 +230,7 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(value: object) -> None:
 
 def test_the_shortest_node_timeout_still_reserves_a_lock() -> None:
     """Redis refuses an expiry of 0 ms, and the script ends after the first name."""
-    call = Redlock(node_timeout=0.001)._context.pool.codec.script_call(Release(("x", "y"), "token", 1_000))
+    call = script_call(Redlock(node_timeout=0.001)._context.pool.codec, Release(("x", "y"), "token", 1_000))
     assert int(call.arguments[-1]) >= 1
 
 

@@ -8,7 +8,7 @@ from redlock._core.commands import Command, Release
 from redlock._core.votes import Kind, Vote, silent
 from redlock._transport.codec import PROBE, Codec, operation_key, waiting_order
 from redlock._transport.decoder import decode, disagrees, explain
-from tests.unit.helpers import each_command
+from tests.unit.helpers import each_command, script_call
 
 CODEC = Codec(5, "p:", 10_000)
 NAMES = ("a", "b")
@@ -37,7 +37,7 @@ KEYS = [
     ids=lambda value: type(value).__name__,
 )
 def test_each_version_has_the_same_keys(command: Command, keys: tuple[str, ...]) -> None:
-    assert CODEC.script_call(command).keys == keys
+    assert script_call(CODEC, command).keys == keys
 
 
 def test_a_wake_up_an_operation_and_a_probe_have_the_same_keys() -> None:
@@ -52,7 +52,7 @@ def test_the_settings_of_a_node_have_the_same_words() -> None:
 
 
 def test_a_lock_is_reserved_for_50_ms() -> None:
-    assert CODEC.script_call(Release(NAMES, "t", 0)).arguments == ("t", "0", "50")
+    assert script_call(CODEC, Release(NAMES, "t", 0)).arguments == ("t", "0", "50")
 
 
 def test_waiters_of_a_resource_choose_the_same_node() -> None:
