@@ -29,10 +29,6 @@ _SEMICOLON = re.compile("[;\u037e\ufe14\ufe54\uff1b]")
 """Also the characters that look like a semicolon, which Unicode declares to be compatible with it."""
 
 
-_LIKE_A_HEADER = re.compile(r"[*%~>|][0-9]{4,}\Z")
-"""The end of a text that a connection of rounds would take for the header of a list, see `ReplyReader`."""
-
-
 def is_invisible(character: str) -> bool:
     """Whether a reader would not see this character, or would take the character for an ordinary space."""
     category = unicodedata.category(character)
@@ -75,14 +71,14 @@ def statement(text: str, most: int) -> str:
 
 
 def bounded_label(text: str) -> str:
-    """An owner label as nodes store it: escaped, at most `LONGEST_LABEL` characters, and never like a list's header."""
+    """An owner label as nodes store it: escaped, and at most `LONGEST_LABEL` characters."""
     # Escaping can make a text ten times as long, so the text is cut first.
     if len(text) > LONGEST_LABEL:
         text = f"{text[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{text[-_LABEL_TAIL:]}"
     label = escape_blanks(escape(text))
     if len(label) > LONGEST_LABEL:
         label = f"{label[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{label[-_LABEL_TAIL:]}"
-    return f"{label[: LONGEST_LABEL - 1]}." if _LIKE_A_HEADER.search(label) else label
+    return label
 
 
 def _escaped(character: str) -> str:

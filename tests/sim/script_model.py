@@ -6,7 +6,6 @@ treats the first name of a set differently from the others does not fit.
 
 from __future__ import annotations
 
-import re
 from typing import TypeAlias
 
 HOUR_MS, DAY_MS, LIMIT = 3_600_000, 86_400_000, 2**52 - 1
@@ -32,8 +31,8 @@ def wake_of(name: str) -> str:
 
 
 def shown(text: str) -> str:
-    """The part of a stored text that a reply has: no end is the header of a long list."""
-    return re.sub(r"[*%~>|]\d{4,}$", r"\g<0>.", text[:2_048])
+    """The part of a stored text that a reply has."""
+    return text[:2_048]
 
 
 class Model(dict[str, tuple[object, "int | None"]]):

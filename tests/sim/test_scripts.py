@@ -148,9 +148,8 @@ def test_a_script_answers_and_writes_as_its_comment_says(
     assert {0, 1} <= replies, "not every reply was met"
 
 
-@pytest.mark.parametrize("kind", "*%~>|")
-def test_no_holder_in_a_reply_looks_like_a_long_list(kind: str) -> None:
-    for text in (f"x{kind}1234", f"{kind}999999", f"{kind}123", f"{kind}1234x", f"{kind}1234" + "x" * 2_044):
+def test_a_holder_in_a_reply_has_2048_bytes_at_most() -> None:
+    for text in ("x" * 2_048, "x" * 2_049):
         pair = Pair()
         pair.put("a", text, 1_000)
         assert said(pair.node.call(script_call(CODEC, Inspect(("a",))), "")) == pair.model.inspect(("a",)), text
