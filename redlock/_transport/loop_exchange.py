@@ -14,9 +14,8 @@ from contextvars import Context
 from typing import TYPE_CHECKING
 
 from redlock._transport.node import PendingConnection, UnsuitableNode, refuse
-from redlock._transport.reply_reader import ReplyReader, UnreadableReply
+from redlock._transport.reply_reader import UnreadableReply
 from redlock._transport.socket_errors import NOT_NOW, ConnectionFailed, NoReply, reason_of
-from redlock._transport.sockets import READ_BYTES
 
 if TYPE_CHECKING:
     from redlock._transport.exchange import Exchange
@@ -54,7 +53,6 @@ class LoopExchange(Signal):
 
     def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
         self._exchange, self._loop = exchange, loop
-        self._read = ReplyReader().read
         self._is_ignored: deque[bool] = deque()
         """For each request without an answer: whether its answer is ignored."""
         self._answers: deque[object] = deque()
@@ -135,24 +133,23 @@ class LoopExchange(Signal):
 
     def _on_readable(self) -> None:
         try:
-            data = self._exchange.sock.recv(READ_BYTES)
-            if not data:
-                raise ConnectionFailed("the node closed the connection")
-            for reply in self._read(data):
-                if not self._is_ignored:
-                    raise UnreadableReply("answered without being asked")
-                if self._is_ignored.popleft():
-                    refuse(reply)
-                else:
-                    self._answers.append(reply)
-        except NOT_NOW:
+            self._take(self._exchange.answer(None))
+            while not self._exchange.is_silent:
+                self._take(self._exchange.answer(None))
+        except NoReply:
             return
-        except OSError as exc:
-            self._fail(ConnectionFailed(reason_of(exc)))
         except (ConnectionFailed, UnreadableReply, UnsuitableNode) as failure:
             self._fail(failure)
         if self.has_answer:
             self.put()
+
+    def _take(self, reply: object) -> None:
+        if not self._is_ignored:
+            raise UnreadableReply("answered without being asked")
+        if self._is_ignored.popleft():
+            refuse(reply)
+        else:
+            self._answers.append(reply)
 
     def _fail(self, failure: Exception) -> Exception:
         self._failure = failure
