@@ -58,8 +58,11 @@ class Transaction(Protocol):
     def is_open(self) -> bool:
         """Whether the transaction that `begin` has begun is still open, as far as the driver knows."""
 
-    def commit(self, confirm: Callable[[], None]) -> None:
-        """Commit right after `confirm`; listeners of a session run before, and may end the transaction."""
+    def commit(self, confirm: Callable[[], None]) -> BaseException | None:
+        """Commit right after `confirm`; listeners of a session run before, and may end the transaction.
+
+        Returns the exception of a listener that ran after the commit.
+        """
 
     def rollback(self, error: BaseException) -> None:
         """Roll back after this error; never raises because of a broken connection."""
@@ -101,7 +104,9 @@ class Passed:
 
         Raises:
             ConfigurationError: The transaction that passed the fence has ended inside the block.
+            BaseException: A listener has failed after the commit: the block counts as committed.
         """
+        failure: BaseException | None = None
         with self._block.ending(exc):
             if exc is not None:
                 self._transaction.rollback(exc)
@@ -109,10 +114,12 @@ class Passed:
             try:
                 if not self._transaction.is_open():
                     raise ConfigurationError(_ENDED)
-                self._transaction.commit(self._confirm)
+                failure = self._transaction.commit(self._confirm)
             except BaseException as error:
                 self._transaction.rollback(error)
                 raise
+        if failure is not None:
+            raise failure
 
     def _confirm(self) -> None:
         try:

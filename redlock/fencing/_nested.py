@@ -48,15 +48,17 @@ class Block:
         """Commit or roll back inside this; `exc` is the exception that ended the body."""
         self.is_open = False
         _open.set(tuple(found for found in _open.get() if found() not in (None, self)))
+        has_failed = True
         try:
             yield
-        except BaseException:
-            self._report()
-            raise
-        if exc is not None:
-            self._report()
-        elif self._outer is not None:
-            self._outer._committed.append(str(self.given.operation))  # noqa: SLF001 - of this class
+            has_failed = exc is not None
+        finally:
+            if has_failed:
+                self._report()
+            else:
+                self._committed.append(str(self.given.operation))
+            if self._outer is not None:
+                self._outer._committed.extend(self._committed)  # noqa: SLF001 - of this class
 
     def _report(self) -> None:
         if self._committed:

@@ -55,11 +55,20 @@ class _Transaction:
         """Run a statement on the connection, without autoflush."""
         return run(self._connection, statement, parameters)
 
-    def commit(self, confirm: Callable[[], None]) -> None:
-        """Flush a session, and commit right after `confirm`."""
-        with self._guard.confirmed(self._connection, confirm):
-            self._owner.commit()
+    def commit(self, confirm: Callable[[], None]) -> BaseException | None:
+        """Flush a session, and commit right after `confirm`. Return the exception of a listener after the commit."""
+        root = self._connection.get_transaction()
+        try:
+            with self._guard.confirmed(self._connection, confirm):
+                self._owner.commit()
+        except BaseException as error:
+            # SQLAlchemy keeps a transaction whose commit has failed.
+            if not self._guard.is_confirmed or self._connection.get_transaction() is root:
+                raise
+            self.rollback(error)
+            return error
         self._end()
+        return None
 
     def rollback(self, error: BaseException) -> None:
         """Roll back, also a transaction that the body began; a broken connection has rolled back by itself."""
@@ -143,11 +152,11 @@ class SessionTransaction(_Transaction):
         """Whether the transaction that `begin` has begun is still open, in the session and on its connection."""
         return self._session.get_transaction() is self._transaction and self._root.is_active
 
-    def commit(self, confirm: Callable[[], None]) -> None:
+    def commit(self, confirm: Callable[[], None]) -> BaseException | None:
         """Commit, unless the body has caught the refusal of a second connection."""
         if self._second is not None:
             raise self._second
-        super().commit(confirm)
+        return super().commit(confirm)
 
     def _end(self) -> None:
         super()._end()

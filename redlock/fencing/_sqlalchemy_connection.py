@@ -45,6 +45,7 @@ class EndGuard:
 
     def __init__(self) -> None:
         self._connection: Connection | None = None
+        self.is_confirmed = False
 
     def start(self, connection: Connection) -> None:
         """Begin to look at each statement; the drivers that begin the next transaction by themselves need no guard."""
@@ -67,6 +68,7 @@ class EndGuard:
 
         def last(_connection: Connection) -> None:
             confirm()
+            self.is_confirmed = True
             self.stop()
 
         if not listens(connection, "commit", last):

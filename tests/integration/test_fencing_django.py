@@ -12,7 +12,7 @@ import pytest
 from tests.integration.shell import run_python
 from tests.integration.tools import ROOT
 
-TESTS = {"django_fence.py": 27, "django_fence_blocks.py": 12}
+TESTS = {"django_fence.py": 27, "django_fence_blocks.py": 13}
 PROJECT = ROOT / "tests" / "integration" / "apps"
 
 

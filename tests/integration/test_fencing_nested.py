@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import gc
 import logging
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -59,6 +60,27 @@ def test_half_of_the_work_is_logged_and_completed(
         work(engine, other, fail=False)
     assert balances(engine, other) == [11, 11]
     assert not caplog.records
+
+
+def test_a_failure_after_a_commit_is_no_failed_block(
+    engine: Engine, other: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the blocks inside at every depth."""
+
+    def fail(_session: Session) -> None:
+        raise ZeroDivisionError
+
+    with with_accounts(sqlite_engine(str(tmp_path / "third"))) as third:
+        with Session(third) as outer, Session(other) as middle, Session(engine) as inner:
+            event.listen(inner, "after_commit", fail)
+            event.listen(outer, "before_commit", fail)
+            with pytest.raises(ZeroDivisionError), fenced(outer, LEASE, operation="a"):
+                with fenced(middle, LEASE, operation="b"):
+                    with contextlib.suppress(ZeroDivisionError), fenced(inner, LEASE, operation="c"):
+                        inner.get_one(Account, "account").value = 11
+                outer.get_one(Account, "account").value = 11
+        assert balances(engine, other, third) == [11, 10, 10]
+    assert caplog.messages == ["partly-committed resource=account operation=a committed='c, b'"]
 
 
 @pytest.mark.parametrize(("first", "second"), WITHOUT)

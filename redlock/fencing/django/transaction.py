@@ -68,9 +68,7 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         self._operation = operation
         self._lock_timeout = lock_timeout
         # By connection, so that threads may share the object, as they may share `atomic`.
-        self._entered: weakref.WeakKeyDictionary[Any, tuple[DjangoTransaction, _fence.Passed]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._entered: weakref.WeakKeyDictionary[Any, _fence.Passed] = weakref.WeakKeyDictionary()
 
     def __enter__(self) -> FencedSection:
         begun = DjangoTransaction(self._using)
@@ -79,7 +77,7 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         lease = self._lease() if callable(self._lease) else self._lease
         given = _arguments.checked(lease, self._operation, self._lock_timeout)
         passed = _fence.enter(begun, given)
-        self._entered[connections[self._using]] = begun, passed
+        self._entered[connections[self._using]] = passed
         return passed.section
 
     def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
@@ -89,10 +87,7 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
                 "the fenced block was entered in another thread, and a connection of Django belongs to its thread; the "
                 "block is not committed: enter and leave it in one thread"
             )
-        begun, passed = entered
-        passed.leave(exc)
-        if begun.failure_after_commit is not None:
-            raise begun.failure_after_commit
+        entered.leave(exc)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each call is a fenced transaction of its own.
@@ -123,6 +118,10 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         return call
 
 
+_NEEDS_ROLLBACK = (
+    "the fenced block is marked for rollback by set_rollback(True) or by a database error that the body caught, so "
+    "nothing is written: let an exception leave the block"
+)
 _WITHOUT_FENCE = "its body would run without the fence: use a plain function"
 
 
@@ -153,7 +152,6 @@ class DjangoTransaction:
         self._in_test_case = False
         """Whether the outermost block is that of Django's `TestCase`, which never commits."""
         self._is_committed = False
-        self.failure_after_commit: BaseException | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -198,9 +196,12 @@ class DjangoTransaction:
         """Whether the block is open: Django refuses commit and rollback inside it."""
         return self._atomic is not None
 
-    def commit(self, confirm: Callable[[], None]) -> None:
-        """Commit right after `confirm`; a failed commit has rolled back. A failure after the commit is kept."""
-        confirm()
+    def commit(self, confirm: Callable[[], None]) -> BaseException | None:
+        """Commit right after `confirm`; a failed commit has rolled back. Return a failure after the commit."""
+        try:
+            confirm()
+        except transaction.TransactionManagementError as error:
+            raise ConfigurationError(_NEEDS_ROLLBACK) from error
         self._end_refusal()
         atomic, self._atomic = self._atomic, None
         try:
@@ -208,7 +209,8 @@ class DjangoTransaction:
         except BaseException as error:
             if not self._is_committed:
                 raise
-            self.failure_after_commit = error
+            return error
+        return None
 
     def _end_refusal(self) -> None:
         with contextlib.suppress(ValueError):  # another database, or the block was left before

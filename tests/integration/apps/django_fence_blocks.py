@@ -99,6 +99,13 @@ class Blocks(TransactionTestCase):  # type: ignore[misc]  # Django has no types
         self.assertEqual((self.noted(), self.noted("other")), (["outer"], ["inner", "inner-2"]))
         self.assertFalse(any(connections[alias].in_atomic_block for alias in ALIASES))
 
+    def test_a_block_that_is_marked_for_rollback_is_refused(self) -> None:
+        with self.assertRaisesRegex(ConfigurationError, "marked for rollback by set_rollback"):
+            with fenced(LEASE):
+                note("default")
+                transaction.set_rollback(True)
+        self.assertEqual(self.noted(), [])
+
     def test_nothing_is_written_after_the_end(self) -> None:
         run("INSERT INTO redlock_operation VALUES ('there', %s)", "2020-01-01")
         ends = ["COMMIT", "ROLLBACK"]
