@@ -89,6 +89,12 @@ def delivered(request: pytest.FixtureRequest) -> Iterator[Deliver]:
 
 
 @pytest.fixture
+def acknowledged_late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task `charge` of the module has `acks_late`, so the broker can take a message back."""
+    monkeypatch.setattr(request.module.charge, "acks_late", True)
+
+
+@pytest.fixture
 def rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker of each app is RabbitMQ."""
     connection = SimpleNamespace(userid=None, transport=SimpleNamespace(driver_type="amqp"))

@@ -28,7 +28,7 @@ LIMIT = SoftTimeLimitExceeded()
 Fail: TypeAlias = Callable[[Exception], list[Exception]]
 
 
-@APP.task(name="tests.test_policy.charge", bind=True, acks_late=True)
+@APP.task(name="tests.test_policy.charge", bind=True)
 def charge(self: Any, account_id: int) -> None:  # noqa: ANN401 - Celery is untyped
     """A task that needs a lock."""
 
@@ -240,6 +240,7 @@ def refused(failing: Fail) -> None:
     failing(OperationalError("refused"))
 
 
+@pytest.mark.usefixtures("acknowledged_late")
 @pytest.mark.parametrize("seconds", [0.5, 14.9])
 def test_overtime_does_not_wait_for_the_broker_until_the_kill(
     running: Deliver, sent: Sent, monkeypatch: pytest.MonkeyPatch, seconds: float
@@ -268,7 +269,7 @@ def test_overtime_sends_where_it_has_time_or_no_other_way(
     assert len(sent) == 1
 
 
-@pytest.mark.usefixtures("refused")
+@pytest.mark.usefixtures("refused", "acknowledged_late")
 @pytest.mark.parametrize("left", [{}, {"x-delivery-count": 18}], ids=["fresh", "returned often"])
 def test_overtime_returns_a_message_that_cannot_be_sent(running: Deliver, left: dict[str, int]) -> None:
     with pytest.raises(Returned) as caught:
@@ -297,6 +298,7 @@ def test_overtime_fails_where_a_return_would_lose_the_task(
     overtime(policy(on_conflict), None)
 
 
+@pytest.mark.usefixtures("acknowledged_late")
 @pytest.mark.parametrize("error", [LIMIT, OperationalError("refused")], ids=repr)
 @pytest.mark.parametrize("holder", ["id-2@host since 1", "id-1@host retry 2 since 1"], ids=["another task", "a copy"])
 def test_overtime_does_not_repeat_a_message_in_doubt(

@@ -24,7 +24,7 @@ Back: TypeAlias = Callable[..., dict[str, Any]]
 DELAY = "0." * 27 + "1."
 
 
-@APP.task(name="tests.test_delivery.charge", acks_late=True)
+@APP.task(name="tests.test_delivery.charge")
 def charge(account_id: int) -> None:
     """A task that needs a lock."""
 
@@ -120,6 +120,7 @@ def test_a_broadcast_has_no_queue_to_return_to(back: Back, sent: Sent) -> None:
     assert not sent
 
 
+@pytest.mark.usefixtures("acknowledged_late")
 def test_the_messages_of_a_broadcast_are_no_copies(delivered: Deliver) -> None:
     marks = {ORIGIN: Origin("bcast.1", is_broadcast=True), EARLIER: {"status": "STARTED"}}
     delivery = delivered(delivery_info={"redelivered": True}, **marks)
@@ -222,6 +223,7 @@ def test_rabbitmq_gets_no_message_of_another_user(back: Back, request: pytest.Fi
     assert back(properties={"user_id": user}).get("user_id") == (user if user == "guest" else None)
 
 
+@pytest.mark.usefixtures("acknowledged_late")
 @pytest.mark.parametrize(
     ("limit", "returned", "is_taken"), [(5, 3, True), (5, 4, False), (50, 18, True), (50, 19, False)]
 )

@@ -26,7 +26,7 @@ BROADCAST = {ORIGIN: Origin("orders", is_broadcast=True)}
 NOW = 1_795_842_000.0
 
 
-@APP.task(name="tests.test_delivery_marks.charge", acks_late=True)
+@APP.task(name="tests.test_delivery_marks.charge")
 def charge() -> None:
     """A task that needs a lock."""
 
@@ -179,7 +179,7 @@ def test_a_broadcast_that_came_again_is_not_lost(
     assert sent[-1]["headers"][COPY] == 0, "the next run knows that it is not the first"
 
 
-@pytest.mark.usefixtures("rabbitmq")
+@pytest.mark.usefixtures("rabbitmq", "acknowledged_late")
 def test_rabbitmq_takes_a_broadcast_back(delivered: Deliver) -> None:
     with pytest.raises(Returned):
         delivered(**BROADCAST).return_to_broker("x")
