@@ -156,17 +156,19 @@ def test_an_invented_start_of_the_wait_counts_as_none(delivered: Deliver, back: 
 
 
 @pytest.mark.usefixtures("sent")
+@pytest.mark.parametrize("timeout", [0.6, 6])
 def test_a_pause_is_a_third_of_the_visibility_timeout_at_most(
-    delivered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    delivered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, timeout: float
 ) -> None:
     """The worker holds the message meanwhile; the broker would deliver a message in the queue again and again."""
-    monkeypatch.setitem(APP.conf, "broker_transport_options", {"visibility_timeout": 6})
+    monkeypatch.setitem(APP.conf, "broker_transport_options", {"visibility_timeout": timeout})
+    third = timeout / 3
     for requeue in (delivered().requeue, delivered().requeue_copy):
         pauses = [requeue(30.0) for _ in range(50)]
-        assert 0.1 <= min(pauses) < max(pauses) <= 2.0
+        assert 0.1 <= min(pauses) < max(pauses) <= third
         with monkeypatch.context() as longest:
             longest.setattr("random.uniform", lambda least, most: (least, most)[1])
-            assert [requeue(seconds) for seconds in (30.0, 1.0, 0.0)] == [2.0, 1.0, 0.1]
+            assert [requeue(seconds) for seconds in (30.0, 0.15, 0.0)] == [third, 0.15, 0.1]
 
 
 def test_the_place_of_the_result_goes_back(back: Back) -> None:
