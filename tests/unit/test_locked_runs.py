@@ -181,11 +181,20 @@ def test_a_copy_that_gets_the_lock_after_the_end_does_not_run(
     assert client.given.ends == ["release"]
 
 
-def test_the_wait_of_a_run_counts_from_its_first_delivery(client: Client, worker: Worker) -> None:
+def test_the_wait_of_a_run_counts_from_its_first_delivery(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, acquire = [7_200.0], GivenLease.acquire
+
+    def wait(lease: GivenLease, timeout_ms: int | None) -> None:
+        now[0] += 2
+        acquire(lease, timeout_ms)
+
+    monkeypatch.setattr(GivenLease, "acquire", wait)
+    monkeypatch.setattr("redlock.celery.delivery.time", SimpleNamespace(time=lambda: now[0]))
     client.acquiring, worker.refused = [CONTENDED, None], 1
-    worker.run(locked("x")(returning(1)), headers={SINCE: time.time() - 3_600})
-    first, second = client.given.waited_before
-    assert 3_600_000 <= first <= second < 7_200_000
+    worker.run(locked("x")(returning(1)), headers={SINCE: 3_600.0})
+    assert client.given.waited_before == [3_600_000, 3_602_000]
 
 
 def test_a_call_outside_of_a_worker_has_a_lease_of_its_process(client: Client) -> None:
