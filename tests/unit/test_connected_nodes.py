@@ -53,16 +53,20 @@ def test_a_minority_that_owes_replies_is_suspect(frozen: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "is_suspect"),
     [
-        lambda client, _: client.receive(4, GRANT),
-        lambda _, tally: setattr(tally, "closed", False),
-        lambda client, tally: setattr(tally, "sent_ms", client.now - TIMEOUT_MS),
-        lambda client, _: setattr(client[4], "outbox", b"not sent yet"),
+        (lambda client, _: client.receive(4, GRANT), False),
+        (lambda _, tally: setattr(tally, "closed", False), False),
+        (lambda client, tally: setattr(tally, "sent_ms", client.now - TIMEOUT_MS), False),
+        (lambda client, _: setattr(client[4], "outbox", b"not sent yet"), False),
+        (lambda client, _: client[4].keep(b"not accepted", 3), True),
+        (lambda client, _: client[4].pending.appendleft(None), True),
     ],
-    ids=["answered", "open", "late", "unsent"],
+    ids=["answered", "open", "late", "unsent", "full socket", "scripts"],
 )
-def test_a_node_that_owes_no_reply_yet_is_not_suspect(change: Callable[[Client, VoteTally], object]) -> None:
+def test_only_a_node_that_owes_a_reply_is_suspect(
+    change: Callable[[Client, VoteTally], object], *, is_suspect: bool
+) -> None:
     client = Client()
     tally = client.begin()
     client.answer(range(4), GRANT)
@@ -70,7 +74,7 @@ def test_a_node_that_owes_no_reply_yet_is_not_suspect(change: Callable[[Client, 
     client.now += 1_001
     change(client, tally)
     client.dial(ATTEMPT)
-    assert client[4].is_fit
+    assert client[4].is_fit is not is_suspect
 
 
 def test_an_overdue_dial_is_waited_for_once() -> None:
