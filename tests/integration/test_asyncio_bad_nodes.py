@@ -75,9 +75,13 @@ async def test_short_locks_notice_frozen_nodes(nodes: Cluster, caplog: pytest.Lo
     caplog.set_level("INFO", "redlock")
     async with client_of(nodes.urls, node_timeout=0.2) as client:
         await pairs(client)
-        with frozen(nodes[1], nodes[3]):
+
+        async def pairs_until_told() -> None:
             while not is_told_of(caplog, [nodes[1], nodes[3]]):
                 await pairs(client)
+
+        with frozen(nodes[1], nodes[3]):
+            await asyncio.wait_for(pairs_until_told(), 100)
 
 
 async def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:

@@ -219,9 +219,13 @@ def test_short_locks_notice_frozen_nodes(nodes: Cluster, caplog: pytest.LogCaptu
     caplog.set_level("INFO", "redlock")
     with client_of(nodes.urls, node_timeout=0.2) as client:
         cycle(client)
+
+        def is_told() -> bool:
+            cycle(client)
+            return is_told_of(caplog, [nodes[1], nodes[3]])
+
         with frozen(nodes[1], nodes[3]):
-            while not is_told_of(caplog, [nodes[1], nodes[3]]):
-                cycle(client)
+            eventually(is_told, "both nodes in the log")
 
 
 def test_a_new_client_works_with_two_frozen_nodes(nodes: Cluster) -> None:
