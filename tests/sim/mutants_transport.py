@@ -48,6 +48,12 @@ _threads(
     "        self.releases.flush(now)\n",
     f"{DIRECTED}releases_in_quick_succession_reach_the_nodes_at_once",
 )
+_threads(
+    "a round to other nodes leaves releases behind",
+    "self._sockets.write(state.order(command))",
+    "self._sockets.write([one for one in state.order(command) if round_.to is None or one.place in round_.to])",
+    f"{DIRECTED}a_round_to_no_node_sends_what_was_held_back",
+)
 _connection(
     "a new connection goes on with the old parser",
     "        self.reader = VoteReader()\n        self.suspect_since_ms, self.reason",

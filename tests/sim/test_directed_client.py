@@ -328,6 +328,26 @@ def test_releases_in_quick_succession_reach_the_nodes_at_once(cluster: Cluster) 
         assert keys(cluster, f"quick {number}") == [None] * 5
 
 
+def test_a_round_to_no_node_sends_what_was_held_back(cluster: Cluster) -> None:
+    process, client = connected(cluster)
+    lock = client.lock("a", ttl=TTL, wait_for_release=False, thread_local=False)
+    cluster.run(process, held(lock))
+    connections = client._context.pool._sets[0]
+    commands = cluster.source.package.module("_core.commands")
+
+    def release() -> None:
+        connections.releases.returns_at_once = True
+        lock.release()
+        assert connections.releases.held_back
+        # The background thread cannot send the release meanwhile.
+        assert connections.turn()
+        connections.ask(commands.Round(commands.Release(("a",), "no lease", 1_000), commands.Wait.SENT, ()))
+
+    cluster.run(process, release)
+    cluster.wait(ROUND_TRIP_MS)
+    assert keys(cluster) == [None] * 5
+
+
 def test_a_dead_node_costs_no_lease_without_a_new_thread(cluster: Cluster) -> None:
     """As at the limit of a container: a dial needs a thread, and the connections to the other nodes need none."""
     process, client = connected(cluster)
