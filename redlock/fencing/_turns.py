@@ -1,4 +1,4 @@
-"""Turns: the updates of a fenced store that share a lease and a name run in sequence.
+"""Turns: the updates of a fenced store that share a lease and a name run in sequence, first come, first served.
 
 Each `open` ends the section before, so two slow updates at once would repeat each other for ever.
 
@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -21,7 +22,7 @@ from redlock._locking.caller_context import package_variable
 from redlock.errors import ConfigurationError, LockLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Hashable, Iterator
     from contextvars import ContextVar
 
     from redlock.fencing._leases import StoreLease
@@ -59,18 +60,13 @@ _changing: ContextVar[tuple[Update, ...]] = package_variable("redlock_store_upda
 
 
 class Turns(Generic[T]):
-    """An object for each lease and name, by which updates take turns; kept while an update runs or waits.
+    """A queue of turns for each lease and name, of which the first runs; kept while an update runs or waits."""
 
-    Args:
-        new: Makes such an object: a mutex for threads, or for tasks the set of the turn that runs.
-    """
+    def __init__(self) -> None:
+        self._queues: WeakValueDictionary[Hashable, deque[T]] = WeakValueDictionary()
 
-    def __init__(self, new: Callable[[], T]) -> None:
-        self._new = new
-        self._kept: WeakValueDictionary[Hashable, T] = WeakValueDictionary()
-
-    def of(self, update: Update, name: str) -> T:
-        """The object for this update. An update inside a `change` has its own, and waits for no turn.
+    def queue(self, update: Update, name: str) -> deque[T]:
+        """The queue for this update. An update inside a `change` has its own, and waits for no turn.
 
         Raises:
             ConfigurationError: An update of this store of the same name under the same lease runs `change`.
@@ -80,8 +76,21 @@ class Turns(Generic[T]):
             raise ConfigurationError(
                 f"the update of {name!r} runs inside its own change; compute the new value there, and write nothing"
             )
-        # Two threads may each get an object, because this is no single step: then both repeat their work.
-        return self._new() if outer else self._kept.setdefault(update.key, self._new())
+        # Two threads may each get a queue, because this is no single step: then both repeat their work.
+        return deque() if outer else self._queues.setdefault(update.key, deque())
+
+
+def before(queue: deque[T], turn: T) -> T | None:
+    """The turn that this turn waits for: the turn before it in the queue, None for the first."""
+    queue = queue.copy()  # another thread may leave the queue between two steps
+    place = queue.index(turn)
+    return queue[place - 1] if place else None
+
+
+def leave(queue: deque[T], turn: T) -> None:
+    """Take this turn out of the queue, also if an exception has prevented its entry."""
+    with contextlib.suppress(ValueError):
+        queue.remove(turn)
 
 
 def left(name: str, lease: StoreLease) -> float:

@@ -53,7 +53,7 @@ class AsyncFencedStore:
         self._url = client if isinstance(client, str) else None
         self._loop: asyncio.AbstractEventLoop | None = None
         """The event loop of the last use."""
-        self._turns = _turns.Turns(set[asyncio.Future[None]])
+        self._turns: _turns.Turns[asyncio.Future[None]] = _turns.Turns()
         self._use(store_client(Redis, client))
         self._words = StoreWords(prefix, remembered_ms, in_cluster=is_of_a_cluster(self._redis))
 
@@ -123,11 +123,11 @@ class AsyncFencedStore:
         check_change(change)
         loop = asyncio.get_running_loop()
         update = _turns.Update((id(self), loop, _validation.resource(name), token_and_owner(lease)))
-        running, turn = self._turns.of(update, name), loop.create_future()
-        while running:
-            await asyncio.wait(running, timeout=_turns.left(name, lease))
+        queue, turn = self._turns.queue(update, name), loop.create_future()
         try:
-            running.add(turn)
+            queue.append(turn)
+            while (before := _turns.before(queue, turn)) is not None:
+                await asyncio.wait([before], timeout=_turns.left(name, lease))
             pauses = _turns.pauses(name, lease)
             while True:
                 transaction = await self.open(name, lease)
@@ -142,7 +142,7 @@ class AsyncFencedStore:
                 await asyncio.sleep(next(pauses))
         finally:
             update.is_running = False
-            running.discard(turn)
+            _turns.leave(queue, turn)
             turn.set_result(None)
 
     async def read_unfenced(self, name: str) -> str | None:

@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import re
+import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -20,7 +21,6 @@ from redis import Redis
 from redlock import _log, _validation
 from redlock._locking import misuse
 from redlock._masking import quoted
-from redlock._mutex import Mutex
 from redlock._transport import codec
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _turns
@@ -165,7 +165,7 @@ class FencedStore:
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
         self._redis = store_client(Redis, client)
         self._words = StoreWords(prefix, remembered_ms, in_cluster=is_of_a_cluster(self._redis))
-        self._turns = _turns.Turns(Mutex)
+        self._turns: _turns.Turns[threading.Event] = _turns.Turns()
         self._open = self._redis.register_script(StoreWords.OPEN)
         self._write = self._redis.register_script(StoreWords.WRITE)
 
@@ -212,11 +212,11 @@ class FencedStore:
         _validation.operation(op_id)
         check_change(change)
         update = _turns.Update((id(self), _validation.resource(name), token_and_owner(lease)))
-        mutex = self._turns.of(update, name)
-        turn = mutex.turn()
-        while turn is None:
-            turn = mutex.turn(_turns.left(name, lease))
+        queue, turn = self._turns.queue(update, name), threading.Event()
         try:
+            queue.append(turn)
+            while (before := _turns.before(queue, turn)) is not None:
+                before.wait(_turns.left(name, lease))
             pauses = _turns.pauses(name, lease)
             while True:
                 transaction = self.open(name, lease)
@@ -230,7 +230,8 @@ class FencedStore:
                 time.sleep(next(pauses))
         finally:
             update.is_running = False
-            turn.end()
+            _turns.leave(queue, turn)
+            turn.set()
 
     def read_unfenced(self, name: str) -> str | None:
         """The value, read without a token: to show the value, not to compute a new value."""

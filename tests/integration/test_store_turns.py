@@ -78,7 +78,7 @@ def test_a_slow_change_in_a_thread_is_computed_once(broker: Server, monkeypatch:
         pool.shutdown()
         assert calls == ["slow", "fast"]
         assert store.read_unfenced(NAME) == "2"
-        assert not list(store._turns._kept), "a turn that ended is kept"
+        assert not list(store._turns._queues), "a turn that ended is kept"
         assert not _turns._changing.get(), "an update that ended is kept"
 
 
@@ -102,9 +102,64 @@ async def test_a_slow_change_in_a_task_is_computed_once(broker: Server, monkeypa
             store.update(NAME, lease, "op-1", slow), *(store.update(NAME, lease, f"op-{n}", fast) for n in (2, 3))
         )
         gc.collect()  # redis-py's error for a script that is new at the server keeps the frames of the first update
-        assert not list(store._turns._kept), "a turn that ended is kept"
+        assert not list(store._turns._queues), "a turn that ended is kept"
         assert await store.read_unfenced(NAME) == "3"
     assert calls == ["slow", "fast", "fast"]
+
+
+def test_a_thread_waits_for_no_later_update(broker: Server) -> None:
+    """A loop of updates asks for its next turn before the waiting thread can wake."""
+    running, waiting, calls = threading.Event(), threading.Event(), list[str]()
+
+    def change(value: str | None) -> str:
+        running.set()
+        assert waiting.wait(WITHIN)
+        calls.append("loop")
+        return one_more(value)
+
+    def once(value: str | None) -> str:
+        calls.append("once")
+        return one_more(value)
+
+    with Redis.from_url(broker.url) as redis, ThreadPoolExecutor(1) as pool:
+        store = FencedStore(redis)
+
+        def loop() -> None:
+            for number in range(9):
+                store.update(NAME, Watched(lambda: None), f"op-{number}", change)
+
+        looping = pool.submit(loop)
+        assert running.wait(WITHIN)
+        assert store.update(NAME, Watched(waiting.set), "once", once).value == "2"
+        looping.result(WITHIN)
+    assert calls == ["loop", "once", *["loop"] * 8]
+
+
+async def test_a_task_waits_for_no_later_update(broker: Server) -> None:
+    """As a thread."""
+    running, waiting, calls = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def change(value: str | None) -> str:
+        running.set()
+        await waiting.wait()
+        calls.append("loop")
+        return one_more(value)
+
+    def once(value: str | None) -> str:
+        calls.append("once")
+        return one_more(value)
+
+    async with AsyncFencedStore(broker.url) as store:
+
+        async def loop() -> None:
+            for number in range(9):
+                await store.update(NAME, Watched(lambda: None), f"op-{number}", change)
+
+        looping = asyncio.create_task(loop())
+        await running.wait()
+        assert (await store.update(NAME, Watched(waiting.set), "once", once)).value == "2"
+        await looping
+    assert calls == ["loop", "once", *["loop"] * 8]
 
 
 def test_other_leases_and_names_do_not_wait(broker: Server) -> None:
@@ -428,14 +483,14 @@ async def test_cancelled_updates_leave_no_queue_behind(broker: Server) -> None:
     lease = Watched(lambda: waits.append(1))
     async with AsyncFencedStore(broker.url) as store:
         first, may_end = await begun_update(store, lease)
-        (running,) = store._turns._kept.values()
+        (queue,) = store._turns._queues.values()
         while len(cancelled) < 3:
             task = asyncio.create_task(store.update(NAME, lease, f"cancelled-{len(cancelled)}", one_more))
             await until(lambda: len(waits) > len(cancelled), "the update waits")
             task.cancel()
             await asyncio.wait({task})
             cancelled.append(task.get_name())
-        assert list(store._turns._kept.values()) == [running]
-        assert len(running) == 1, "only the turn of the first"
+        assert list(store._turns._queues.values()) == [queue]
+        assert len(queue) == 1, "only the turn of the first"
         may_end.set()
         assert (await first).value == "1"
