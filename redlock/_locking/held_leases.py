@@ -1,8 +1,8 @@
 """The leases that the running code holds, so that a second acquisition shares a lease or fails instead of deadlocking.
 
 Invariants:
-1. A lease belongs to the thread, greenlet or asyncio task that acquired it, in its context. A copy of this context in
-   another thread or task holds nothing.
+1. A lease belongs to the thread, greenlet or asyncio task that acquired it, in its context and in later copies of this
+   context. A copy in another thread or task holds nothing.
 2. An expired lease is not held. This module keeps weak references only.
 3. Of the leases on a resource only the last can be valid, so no other is known.
 """
@@ -25,14 +25,8 @@ if TYPE_CHECKING:
 L = TypeVar("L", bound="LeaseSteps")
 
 
-class Holder(weakref.ref[object]):
-    """A thread, greenlet or task that has acquired a lease in a context. Each other context makes another holder."""
-
-    __slots__ = ()
-
-
-_holders: ContextVar[tuple[Holder, ...]] = ContextVar("redlock_holders", default=())
-"""The holders of this context, and of the contexts from which it was copied."""
+_acquired: ContextVar[tuple[weakref.ref[Any], ...]] = ContextVar("redlock_acquired", default=())
+"""The leases that were acquired in this context, or before in the contexts from which it was copied."""
 _thread = threading.local()
 _last: dict[tuple[int, str], weakref.ref[Any]] = {}
 """The last lease of this process, by client and resource.
@@ -62,13 +56,9 @@ def owner() -> object:
         return _thread.owner
 
 
-def _holder() -> Holder | None:
-    """The running code as a holder, if it has acquired a lease in this context."""
-    own = owner()
-    for holder in _holders.get():
-        if holder() is own:
-            return holder
-    return None
+def _is_own(lease: LeaseSteps) -> bool:
+    """Whether the running code has acquired the lease."""
+    return lease._holder is not None and lease._holder() is owner() and weakref.ref(lease) in _acquired.get()
 
 
 def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
@@ -84,10 +74,9 @@ def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
     """
     if _last.keys().isdisjoint(lease._claims):
         return lease
-    holder = _holder()
     for key in sorted(lease._claims):
         other = _known(key)
-        if other is not None and other._holder is holder and _is_valid(other):
+        if other is not None and _is_own(other) and _is_valid(other):
             if reentrant and lease._claims <= other._claims:
                 shared_lease: L = other
                 return shared_lease
@@ -124,12 +113,9 @@ def _is_valid(lease: LeaseSteps) -> bool:
 
 def add(lease: LeaseSteps) -> None:
     """Record that the running code holds the lease."""
-    holder = _holder()
-    if holder is None:
-        holder = Holder(owner())
-        _holders.set((*(other for other in _holders.get() if other() is not None), holder))
-    lease._holder = holder
-    reference = weakref.ref(lease)
+    reference, lease._holder = weakref.ref(lease), weakref.ref(owner())
+    # Another context may release a lease, and this context keeps its reference until the lease is dropped.
+    _acquired.set((*(other for other in _acquired.get() if other() is not None), reference))
     for key in lease._claims:
         _last[key] = reference
     if len(_last) > _cleanup_size:
@@ -150,3 +136,6 @@ def remove(lease: LeaseSteps) -> None:
     for key in lease._claims:
         if _known(key) is lease:
             _last.pop(key, None)
+    acquired, reference = _acquired.get(), weakref.ref(lease)
+    if reference in acquired:
+        _acquired.set(tuple(other for other in acquired if other is not reference))

@@ -45,8 +45,8 @@ class LeaseSteps:
     """Milliseconds from the start of the acquisition, or the first delivery of its task, to the lease."""
     _caller: Caller
     """Of a lease of a `Lock`: the code that acquires the lease."""
-    _holder: held_leases.Holder | None = None
-    """The code that has acquired the lease."""
+    _holder: weakref.ref[object] | None = None
+    """The thread, greenlet or task that has acquired the lease."""
     _is_released = False
     """Whether `Lock.release` has released the lease in its block; the end of the block raises `NotHeld`."""
     _releaser: weakref.ref[object] | None = None

@@ -42,10 +42,10 @@ def add(lease: FakeLease) -> FakeLease:
 
 @pytest.fixture(autouse=True)
 def context_of_its_own() -> Iterator[None]:
-    before = held_leases._holders.get()
-    held_leases._holders.set(())
+    before = held_leases._acquired.get()
+    held_leases._acquired.set(())
     yield
-    held_leases._holders.set(before)
+    held_leases._acquired.set(before)
 
 
 def test_a_context_without_leases_acquires_a_new_lease() -> None:
@@ -162,6 +162,18 @@ def test_another_context_holds_nothing_of_this_one() -> None:
     assert contextvars.Context().run(claim, wanted) is wanted
 
 
+def test_sibling_contexts_of_a_thread_hold_nothing_of_each_other() -> None:
+    """Tasks of Trio run in one thread, each in its own context."""
+    _before = add(FakeLease("start-up"))
+    first, second, wanted = contextvars.copy_context(), contextvars.copy_context(), FakeLease("a")
+    outer = first.run(add, FakeLease("a"))
+    assert second.run(claim, wanted, reentrant=True) is wanted
+    assert claim(wanted, reentrant=True) is wanted
+    assert first.copy().run(claim, wanted, reentrant=True) is outer, "a later copy holds the lease"
+    first.run(held_leases.remove, cast("Lease", outer))
+    assert len(first[held_leases._acquired]) == 1
+
+
 class Watched(FakeLease):
     """Counts the checks of `is_held`."""
 
@@ -228,7 +240,7 @@ def test_threads_that_have_ended_are_forgotten() -> None:
     context = contextvars.copy_context()
     for _ in range(10):
         in_threads(partial(context.run, add, FakeLease("a")))
-    assert len(context[held_leases._holders]) < 5
+    assert len(context[held_leases._acquired]) < 5
 
 
 def test_many_leases_that_are_held_stay_known() -> None:
