@@ -186,8 +186,8 @@ class Node(NodeHealth):
     def _open(self, until: float, limit: float) -> socket.socket:
         try:
             return open_socket(self._options, until, limit)
-        except OSError:
-            # First, because the error of a certificate is a ValueError too.
+        except (OSError, NoThread):
+            # First, because the error of a certificate is a ValueError too, and so is a LockError of redis-py.
             raise
         except (AttributeError, TypeError, ValueError):
             # Only the use shows a bad option of an address, such as a TLS version that does not exist.

@@ -366,7 +366,7 @@ def test_the_lock_needs_no_other_value_of_info(name: str) -> None:
 
 def test_a_name_is_asked_again_after_no_thread_started() -> None:
     with no_thread(), pytest.raises(ERRORS) as failure:
-        dial._addresses("localhost", 1, time.monotonic() + 5)
+        Node("localhost:1", 100).connect()
     assert describe_failure(failure.value, 100) == "this process can't start a thread"
     assert dial._addresses("localhost", 1, time.monotonic() + 5)
 
