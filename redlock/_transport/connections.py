@@ -124,7 +124,7 @@ class NodeConnections(ConnectedNodes):
             connection.loading -= 1
             return
         if vote.kind is _SILENT or not connection.agreed:
-            if self._loads_scripts(connection, tally, vote.reason):
+            if self._loads_scripts(connection, tally, vote.reason, now_ms):
                 return
             is_news = vote.fingerprint or not connection.agreed
             if vote.time_ms and (is_news or not tally.closed):
@@ -143,7 +143,7 @@ class NodeConnections(ConnectedNodes):
         if tally.on_news is not None:
             self.with_news.append(tally)
 
-    def _loads_scripts(self, connection: NodeConnection, tally: VoteTally, reason: str) -> bool:
+    def _loads_scripts(self, connection: NodeConnection, tally: VoteTally, reason: str, now_ms: int) -> bool:
         """Load all scripts again, so that a cancel finds its script too; then repeat the command once.
 
         After the end of its round only a release is repeated: that does no harm, and the key would stay for its TTL.
@@ -155,6 +155,9 @@ class NodeConnections(ConnectedNodes):
         if not tally.closed or type(tally.command) is Release:
             words = self._codec.encode(tally.command)
             admits = SCRIPTS[type(tally.command)].admits
+            if tally.closed:
+                # The node is not late with a reply that is due from now on.
+                tally.sent_ms = now_ms
             # The next round looks at the limit: `receive` goes on with this connection.
             connection.request(words + connection.run_id_argument if admits else words, tally)
         return True

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock._core.commands import Round, Wait
-from tests.unit.memory_nodes import ATTEMPT, EXTENSION, GRANT, RELEASE, RELEASED, START_MS, TIMEOUT_MS, Client, refusal
+from tests.unit.memory_nodes import (
+    ATTEMPT,
+    EXTENSION,
+    GRANT,
+    NOSCRIPT,
+    RELEASE,
+    RELEASED,
+    START_MS,
+    TIMEOUT_MS,
+    Client,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,21 +66,22 @@ def test_a_minority_that_owes_replies_is_suspect(frozen: tuple[int, ...]) -> Non
 @pytest.mark.parametrize(
     ("change", "is_suspect"),
     [
-        (lambda client, _: client.receive(4, GRANT), False),
+        (lambda client, _: client.receive(4, RELEASED), False),
         (lambda _, tally: setattr(tally, "closed", False), False),
         (lambda client, tally: setattr(tally, "sent_ms", client.now - TIMEOUT_MS), False),
         (lambda client, _: setattr(client[4], "outbox", b"not sent yet"), False),
         (lambda client, _: client[4].keep(b"not accepted", 3), True),
         (lambda client, _: client[4].pending.appendleft(None), True),
+        (lambda client, _: (client.receive(4, NOSCRIPT), client.write()), False),
     ],
-    ids=["answered", "open", "late", "unsent", "full socket", "scripts"],
+    ids=["answered", "open", "late", "unsent", "full socket", "scripts", "repeated"],
 )
 def test_only_a_node_that_owes_a_reply_is_suspect(
     change: Callable[[Client, VoteTally], object], *, is_suspect: bool
 ) -> None:
     client = Client()
-    tally = client.begin()
-    client.answer(range(4), GRANT)
+    tally = client.begin(RELEASE)
+    client.answer(range(4), RELEASED)
     client.state.finish(tally, client.now)
     client.now += 1_001
     change(client, tally)
