@@ -235,7 +235,10 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
                 skipped = policy.apply(error, delivery)
                 if skipped is not None:
                     return skipped
-                wait_ms = max(policy.wait_ms, delivery.pause_ms() if delivery is not None else 0)
+                pause_ms = delivery.pause_ms() if delivery is not None else 0
+                wait_ms = max(policy.wait_ms, pause_ms)
+                if isinstance(error, NoThread):  # the lock may be free, and its acquire then does not wait
+                    time.sleep(pause_ms / 1000)
             else:
                 if delivery is not None:
                     policy.drop_finished_copy(lease.resource, delivery, awaits_result=True)

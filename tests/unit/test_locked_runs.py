@@ -15,7 +15,7 @@ from celery import Celery
 from celery._state import _task_stack
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 
-from redlock import LockContended, LockLost, NotHeld, NoThread, QuorumUnavailable, Redlock, Stale, _log
+from redlock import LockContended, LockLost, NotHeld, NoThread, QuorumUnavailable, Redlock, RedlockError, Stale, _log
 from redlock.celery import current_lease, decorator, locked, lost_lease, pools, task_registry
 from redlock.celery.delivery import SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import REQUEUES
@@ -332,10 +332,15 @@ def test_a_run_without_its_lock_goes_back(client: Client, worker: Worker, error:
     assert client.given.ends == ["release"]
 
 
-def test_a_run_waits_longer_while_the_broker_refuses_it(client: Client, worker: Worker) -> None:
-    client.acquiring, worker.refused = [CONTENDED, CONTENDED, None], 2
+@pytest.mark.parametrize(("error", "sleeps"), [(CONTENDED, []), (NoThread("no thread", "x"), [1.0, 2.0])])
+def test_a_run_waits_longer_while_the_broker_refuses_it(
+    client: Client, worker: Worker, error: RedlockError, sleeps: list[float]
+) -> None:
+    """The acquire of a free lock does not wait, so a process without threads sleeps before it."""
+    client.acquiring, worker.refused = [error, error, None], 2
     assert worker.run(locked("x", wait=0)(returning(1))) == 1
     assert client.given.waits == [0, 1_000, 2_000]
+    assert worker.sleeps == sleeps
 
 
 def test_a_lock_inside_a_locked_body_never_sends_the_task_back(client: Client, worker: Worker) -> None:
