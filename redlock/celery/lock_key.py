@@ -219,7 +219,7 @@ def keys(spec: KeySpec, function: Callable[..., Any]) -> list[Key]:
     Raises:
         ConfigurationError: A key is invalid, or the list is empty.
     """
-    specs = [spec] if isinstance(spec, str) or not isinstance(spec, Sequence) else spec
+    specs = [spec] if isinstance(spec, str | bytes) or not isinstance(spec, Sequence) else spec
     if not specs:
         raise ConfigurationError("the list of keys is empty; give at least one, such as 'account:{id}'")
     return [Key(each, function) for each in specs]

@@ -242,7 +242,7 @@ def test_a_key_function_beside_the_task_is_no_missing_key() -> None:
         (None, "the key of body is None; it must be a template"),
         (5, "the key of body is 5; it must be a template"),
         (["a", 5], "the key of body is 5; it must be a template"),
-        (b"x", "the key of body is .*; it must be a template"),
+        (b"x", "the key of body is b'x'; it must be a template"),
         ([], "the list of keys is empty"),
         ("account:{acount_id}", "no argument"),
         ("x" * 1_100, "the key of body: resource name .* has 1100 bytes; 1024 are the most"),
