@@ -173,15 +173,15 @@ def _examine(connection: Any, where: str, ttl: float, seconds: int, found: list[
         result = connection.exec_driver_sql(statement)
         return [tuple(row) for row in result] if result.returns_rows else []
 
-    kind = connection.dialect.name
-    if kind == "mysql" and connection.dialect.is_mariadb:
-        kind = "mariadb"
+    kind = "mariadb" if getattr(connection.dialect, "is_mariadb", False) else connection.dialect.name
     if kind in _STATEMENT_LIMITS:
         connection.exec_driver_sql(_STATEMENT_LIMITS[kind].format(seconds))
     database = _Database(where, kind, query, ttl)
     by_kind = {"postgresql": _postgresql, "mariadb": _mysql, "mysql": _mysql, "sqlite": _sqlite}
     # Each finding by itself, because a later query may be overdue.
     found.extend(by_kind[kind](database))
+    if kind == "sqlite":
+        connection.rollback()  # other connections may write during the later queries
     found.extend(_tables(connection, database))
 
 
@@ -244,7 +244,7 @@ def _sqlite(database: _Database) -> Iterator[Finding]:
     not_checked = "not checked: the busy timeout, which each connection sets"
     yield _fine(database, f"SQLite {version}, journal mode {journal}; {not_checked}")
     try:
-        database.query("DELETE FROM redlock_fence WHERE 1 = 0")
+        database.query("INSERT INTO redlock_operation VALUES ('', '')")  # a change, so SQLite makes its journal
     except DBAPIError as error:  # a file that is locked takes writes
         yield from _refusals(database, is_replica=False, read_only=code_of(error) in READ_ONLY)
 

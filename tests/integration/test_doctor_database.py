@@ -7,6 +7,7 @@ import json
 import socket
 import sqlite3
 import struct
+import tempfile
 import threading
 import time
 import traceback
@@ -19,10 +20,11 @@ from sqlalchemy import Engine, create_engine, text
 
 from redlock import ConfigurationError
 from redlock.admin import database_check
-from redlock.admin.diagnostics import Level
+from redlock.admin.diagnostics import Finding, Level
 from redlock.cli import main
 from redlock.testing.redis_server import Cluster
 from tests.integration.fence_adapters import ASYNC_DRIVERS, Base, postgresql_url
+from tests.integration.shell import run_python
 from tests.integration.tools import CANARY
 
 SHORT = {
@@ -123,6 +125,34 @@ def test_a_file_that_takes_no_writes_is_found(short: Engine) -> None:
     with short.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         assert found(url_of(short)) == {}, "another connection writes"
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_others_may_write_while_the_doctor_asks_on(short: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = database_check._tables
+
+    def after_a_write(connection: object, database: database_check._Database) -> Iterator[Finding]:
+        send(short, "INSERT INTO redlock_operation VALUES ('', '')")  # the doctor has left no such row
+        return queries(connection, database)
+
+    monkeypatch.setattr(database_check, "_tables", after_a_write)
+    assert found(url_of(short)) == {}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_folder_that_takes_no_journal_is_found(short: Engine) -> None:
+    """The file itself takes writes. The first check loads the modules, which another user than root may not read."""
+    checks = (
+        "import os, sys; from redlock.admin.database_check import check\n"
+        "codes = lambda: [each.code for each in check(f'sqlite:///{sys.argv[1]}', ttl=5.0, timeout=5.0)]\n"
+        "codes(); os.geteuid() or os.setgroups([]) or os.setuid(65_534); print(*codes())"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # no other user can enter that of pytest
+        path = Path(folder, "shop.db")
+        path.write_bytes(Path(str(short.url.database)).read_bytes())
+        path.chmod(0o666)
+        path.parent.chmod(0o555)
+        assert run_python("-c", checks, str(path), check=True).stdout.split() == ["read-only"]
 
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
