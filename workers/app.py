@@ -63,6 +63,8 @@ _REDIS_TRANSPORT = {
     "visibility_timeout": settings.visibility_timeout,
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
+    # A worker that is killed while it looks for the messages of dead workers holds up the others: by default 5 minutes.
+    "unacked_mutex_expire": 10,
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,

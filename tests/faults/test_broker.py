@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.faults.cluster_fixture import cluster_fixture
 from tests.integration.tools import eventually
+from tests.integration.worker_fixture import shell
 from tests.versions import needs_celery_5_6
 
 
@@ -21,6 +22,27 @@ def test_a_broker_that_is_killed_loses_no_task(tmp_path: Path) -> None:
             fixture.store.set(f"faults:go:{op}", 1)
         fixture.broker.start()
         eventually(lambda: all(fixture.applied(op) for op in ops), "all operations", every=0.1)
+        fixture.settle()
+
+        assert fixture.violations(keeps=True) == []
+
+
+def test_a_worker_killed_while_it_restores_holds_up_no_other(tmp_path: Path) -> None:
+    with cluster_fixture(tmp_path) as fixture:
+        worker = fixture.start_worker(FAULTS_VISIBILITY="3")
+        op = fixture.play("endings.late", "hits", "stay", "before")
+        fixture.wait_for(op, "stay")
+        # As a worker that looks for the messages of dead workers, and is killed then.
+        shell(
+            fixture,
+            "from workers.app import app; connection = app.connection(); channel = connection.default_channel; "
+            "lock = channel.client.lock(channel.unacked_mutex_key, timeout=channel.unacked_mutex_expire); "
+            "print(int(lock.acquire(blocking_timeout=60)))",
+        )
+        worker.kill()
+        fixture.store.set(f"faults:go:{op}", 1)
+        fixture.start_worker(FAULTS_VISIBILITY="3")
+        eventually(lambda: fixture.applied(op), "the operation", every=0.1)
         fixture.settle()
 
         assert fixture.violations(keeps=True) == []

@@ -53,6 +53,7 @@ if KIND == "redis":
         "visibility_timeout": 15,
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 10,
         "socket_timeout": 30,
     }
 _ends = Redis.from_url(os.environ["EFFECTS_RESULTS"])
