@@ -142,13 +142,14 @@ def test_a_foreign_lock_that_stands_for_ever_is_taken_away_too(nodes: Cluster, a
     assert release(nodes, "--force", "--yes") == 0
     assert is_free(nodes.servers, NAME)
     for redis in raws(nodes.servers):
-        redis.set(NAME, "somebody else's secret")
+        # The value ends like the header of a list.
+        redis.set(NAME, "other|48213")
     assert release(nodes, "--force", "--yes") == 0
     with admin.lock(NAME, blocking=False):
         pass
 
 
-@pytest.mark.parametrize("value", [b"other|48213", b"x" * 3_000, b"\xff\xfe\xfd\xfc"], ids=["header", "long", "bytes"])
+@pytest.mark.parametrize("value", [b"x" * 3_000, b"\xff\xfe\xfd\xfc"], ids=["long", "bytes"])
 def test_a_value_that_no_node_can_compare_is_named(
     nodes: Cluster, value: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
