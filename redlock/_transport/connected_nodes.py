@@ -136,7 +136,7 @@ class ConnectedNodes:
         if not self._is_check_due(now_ms):
             return
         self._checked_ms = now_ms
-        overdue = [one for one in self.all if one.is_fit and one.is_overdue(now_ms - self.timeout_ms)]
+        overdue = [one for one in self.all if one.is_fit and one.is_overdue(now_ms, self.timeout_ms)]
         if len(self.all) - len(overdue) >= self._quorum:
             for one in overdue:
                 self.suspect(one, f"no answer within {self.timeout_ms} ms", now_ms)

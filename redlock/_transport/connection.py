@@ -60,6 +60,9 @@ class NodeConnection:
         """Whether a send has begun and its result is not noted: the node may have half of a command."""
         self._held_back: bytes | bytearray = b""
         """The outbox after the last command that was held back."""
+        self._owed: VoteTally | None = None
+        """The oldest command that the node had not answered at the last check."""
+        self._owed_since_ms = 0
         self.reader = VoteReader()
 
     @property
@@ -72,11 +75,16 @@ class NodeConnection:
         """Whether the node still has to answer a command and is not suspect."""
         return bool(self.pending) and self.handle is not None and self.suspect_since_ms is None
 
-    def is_overdue(self, before_ms: int) -> bool:
-        """Whether the node has not answered a command of a round that began before, and has ended without its vote."""
-        oldest = next((tally for tally in self.pending if tally is not None), None)
+    def is_overdue(self, now_ms: int, timeout_ms: int) -> bool:
+        """Whether the node owes a reply to a round that is over, and owed the same reply a node timeout ago.
+
+        The begin of the round says less: a process can be stopped before it sends the command.
+        """
         is_sent = self.is_blocked or not self.outbox
-        return is_sent and oldest is not None and oldest.closed and oldest.sent_ms < before_ms
+        owed = next((tally for tally in self.pending if tally is not None), None) if is_sent else None
+        if owed is not self._owed:
+            self._owed, self._owed_since_ms = owed, now_ms
+        return owed is not None and owed.closed and now_ms - max(self._owed_since_ms, owed.sent_ms) >= timeout_ms
 
     @property
     def may_agree(self) -> bool:
