@@ -12,7 +12,7 @@ from redlock import QuorumUnavailable
 from redlock.asyncio import Redlock
 from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, until
-from tests.integration.tools import LASTING, frozen, is_free, is_told_of, raw, raws
+from tests.integration.tools import LASTING, frozen, is_free, is_told_of, limit_no_pending, raw, raws
 from tests.proxy import always, byte_by_byte, endless_garbage, half_a_reply, half_a_reply_then_reset, proxies
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ async def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Clust
         await pairs(client)
 
 
-async def test_short_locks_notice_frozen_nodes(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+async def test_short_locks_notice_frozen_nodes(
+    nodes: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_no_pending(monkeypatch)
     caplog.set_level("INFO", "redlock")
     async with client_of(nodes.urls, node_timeout=0.2) as client:
         await pairs(client)

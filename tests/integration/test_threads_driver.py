@@ -36,6 +36,7 @@ from tests.integration.tools import (
     kill_all,
     label,
     leased,
+    limit_no_pending,
     limit_releases,
     raw,
     raws,
@@ -214,8 +215,11 @@ def test_three_frozen_nodes_are_waited_for_once_too(nodes: Cluster) -> None:
     assert waited <= 8, "attempts that wait are forty timeouts"
 
 
-def test_short_locks_notice_frozen_nodes(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_short_locks_notice_frozen_nodes(
+    nodes: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three nodes decide each round, so no round waits for the other two."""
+    limit_no_pending(monkeypatch)
     caplog.set_level("INFO", "redlock")
     with client_of(nodes.urls, node_timeout=0.2) as client:
         cycle(client)

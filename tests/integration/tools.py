@@ -22,7 +22,7 @@ from redis import Redis
 
 from redlock import ConfigurationError, Lease, Redlock
 from redlock._clock import now_ms
-from redlock._transport import codec, connections, pending_releases, pool, threads
+from redlock._transport import codec, connection, connections, pending_releases, pool, threads
 from redlock._transport.connection import NodeConnection
 from redlock._transport.sockets import Sockets
 from redlock.testing import redis_server
@@ -276,6 +276,12 @@ def sixth_redis(*options: str) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def limit_no_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nodes owe any number of replies."""
+    for module in (connection, connections):
+        monkeypatch.setattr(module, "MOST_PENDING", 1_000_000_000)
 
 
 def limit_releases(monkeypatch: pytest.MonkeyPatch, milliseconds: int) -> None:
