@@ -22,6 +22,7 @@ import json
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
@@ -32,15 +33,15 @@ if TYPE_CHECKING:
     Said = dict[str, Any]
 
 
-class Peer:
+class Peer(ABC):
     """A lock, from any library."""
 
     prefix = ""
     """The prefix of the keys."""
 
+    @abstractmethod
     def acquire(self, name: str) -> object:
         """Acquire the lock without a limit of time, and return the argument of `release`."""
-        raise NotImplementedError
 
     def release(self, held: Any) -> None:  # noqa: ANN401 - each peer's own
         """Release the lock."""

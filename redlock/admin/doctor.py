@@ -128,7 +128,7 @@ def examine_server(what: str, node: NodeState, status: ClusterStatus) -> list[Fi
     """Return the findings about the Redis of Celery's broker or of the fenced store.
 
     Args:
-        what: "broker" or "store"; what a store loses is lost for good.
+        what: "broker" or "store". No later task repairs data that a store has lost.
         node: The state of this server; see `cluster_status.probe_node`.
         status: The state of the lock nodes.
     """

@@ -41,17 +41,45 @@ class Watched(NamedTuple):
         return self.seconds
 
 
-async def begun_update(store: AsyncFencedStore, lease: Watched) -> tuple[asyncio.Task[Written], asyncio.Event]:
-    """An update in the middle of its `change`, and the event that ends the change."""
-    begun, may_end = asyncio.Event(), asyncio.Event()
+class Change:
+    """Notes its name and adds one, after an event if there is one.
 
-    async def slow(value: str | None) -> str:
-        begun.set()
-        await may_end.wait()
+    Args:
+        name: The name in the notes.
+        notes: The changes that were made.
+        may_end: What the change waits for.
+    """
+
+    def __init__(self, name: str, notes: list[str], may_end: threading.Event | None = None) -> None:
+        self.begun = threading.Event()
+        self._name, self._notes, self._may_end = name, notes, may_end
+
+    def __call__(self, value: str | None) -> str:
+        self.begun.set()
+        assert self._may_end is None or self._may_end.wait(WITHIN)
+        self._notes.append(self._name)
         return one_more(value)
 
+
+class AsyncChange:
+    """As `Change`, in a task."""
+
+    def __init__(self, name: str, notes: list[str], may_end: asyncio.Event) -> None:
+        self.begun = asyncio.Event()
+        self._name, self._notes, self._may_end = name, notes, may_end
+
+    async def __call__(self, value: str | None) -> str:
+        self.begun.set()
+        await self._may_end.wait()
+        self._notes.append(self._name)
+        return one_more(value)
+
+
+async def begun_update(store: AsyncFencedStore, lease: Watched) -> tuple[asyncio.Task[Written], asyncio.Event]:
+    """An update in the middle of its `change`, and the event that ends the change."""
+    slow = AsyncChange("slow", [], may_end := asyncio.Event())
     update = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
-    await begun.wait()
+    await slow.begun.wait()
     return update, may_end
 
 
@@ -69,11 +97,7 @@ def test_a_slow_change_in_a_thread_is_computed_once(broker: Server, monkeypatch:
                 eventually(lambda: len(waits) > 2 or len(calls) > 1, "the second update waits again", within=WITHIN)
             return one_more(value)
 
-        def fast(value: str | None) -> str:
-            calls.append("fast")
-            return one_more(value)
-
-        second: list[object] = []
+        fast, second = Change("fast", calls), list[object]()
         store.update(NAME, lease, "op-1", slow)
         pool.shutdown()
         assert calls == ["slow", "fast"]
@@ -93,10 +117,7 @@ async def test_a_slow_change_in_a_task_is_computed_once(broker: Server, monkeypa
         await until(lambda: len(waits) > 3 or len(calls) > 1, "the other updates wait again", within=WITHIN)
         return one_more(value)
 
-    def fast(value: str | None) -> str:
-        calls.append("fast")
-        return one_more(value)
-
+    fast = Change("fast", calls)
     async with AsyncFencedStore(broker.url) as store:
         await asyncio.gather(
             store.update(NAME, lease, "op-1", slow), *(store.update(NAME, lease, f"op-{n}", fast) for n in (2, 3))
@@ -109,18 +130,8 @@ async def test_a_slow_change_in_a_task_is_computed_once(broker: Server, monkeypa
 
 def test_a_thread_waits_for_no_later_update(broker: Server) -> None:
     """A loop of updates asks for its next turn before the waiting thread can wake."""
-    running, waiting, calls = threading.Event(), threading.Event(), list[str]()
-
-    def change(value: str | None) -> str:
-        running.set()
-        assert waiting.wait(WITHIN)
-        calls.append("loop")
-        return one_more(value)
-
-    def once(value: str | None) -> str:
-        calls.append("once")
-        return one_more(value)
-
+    waiting, calls = threading.Event(), list[str]()
+    change = Change("loop", calls, waiting)
     with Redis.from_url(broker.url) as redis, ThreadPoolExecutor(1) as pool:
         store = FencedStore(redis)
 
@@ -129,26 +140,16 @@ def test_a_thread_waits_for_no_later_update(broker: Server) -> None:
                 store.update(NAME, Watched(lambda: None), f"op-{number}", change)
 
         looping = pool.submit(loop)
-        assert running.wait(WITHIN)
-        assert store.update(NAME, Watched(waiting.set), "once", once).value == "2"
+        assert change.begun.wait(WITHIN)
+        assert store.update(NAME, Watched(waiting.set), "once", Change("once", calls)).value == "2"
         looping.result(WITHIN)
     assert calls == ["loop", "once", *["loop"] * 8]
 
 
 async def test_a_task_waits_for_no_later_update(broker: Server) -> None:
     """As a thread."""
-    running, waiting, calls = asyncio.Event(), asyncio.Event(), list[str]()
-
-    async def change(value: str | None) -> str:
-        running.set()
-        await waiting.wait()
-        calls.append("loop")
-        return one_more(value)
-
-    def once(value: str | None) -> str:
-        calls.append("once")
-        return one_more(value)
-
+    waiting, calls = asyncio.Event(), list[str]()
+    change = AsyncChange("loop", calls, waiting)
     async with AsyncFencedStore(broker.url) as store:
 
         async def loop() -> None:
@@ -156,8 +157,8 @@ async def test_a_task_waits_for_no_later_update(broker: Server) -> None:
                 await store.update(NAME, Watched(lambda: None), f"op-{number}", change)
 
         looping = asyncio.create_task(loop())
-        await running.wait()
-        assert (await store.update(NAME, Watched(waiting.set), "once", once)).value == "2"
+        await change.begun.wait()
+        assert (await store.update(NAME, Watched(waiting.set), "once", Change("once", calls))).value == "2"
         await looping
     assert calls == ["loop", "once", *["loop"] * 8]
 
@@ -174,19 +175,13 @@ def test_other_leases_and_names_do_not_wait(broker: Server) -> None:
 
 
 def test_no_thread_waits_for_another_lease_or_name(broker: Server) -> None:
-    running, go_on = threading.Event(), threading.Event()
     lease = Watched(lambda: pytest.fail("the update waits"))
-
-    def slow(value: str | None) -> str:
-        running.set()
-        assert go_on.wait(WITHIN)
-        return one_more(value)
-
+    slow = Change("slow", [], go_on := threading.Event())
     with Redis.from_url(broker.url) as redis, ThreadPoolExecutor(1) as pool:
         store = FencedStore(redis)
         first = pool.submit(store.update, NAME, lease, "op-1", slow)
         try:
-            assert running.wait(WITHIN)
+            assert slow.begun.wait(WITHIN)
             assert store.update("other", lease, "op-2", one_more).value == "1"
             assert store.update(NAME, lease._replace(fence=8), "op-3", one_more).value == "1"
         finally:
@@ -228,19 +223,10 @@ async def test_a_cancelled_update_lets_no_other_run_early(broker: Server, comes:
     """The update behind waits for the update before, which still runs."""
     waits, go_on, calls = list[int](), asyncio.Event(), list[str]()
     lease = Watched(lambda: waits.append(1))
-
-    async def slow(value: str | None) -> str:
-        calls.append("slow")
-        await go_on.wait()
-        return one_more(value)
-
-    def fast(value: str | None) -> str:
-        calls.append("fast")
-        return one_more(value)
-
+    slow, fast = AsyncChange("slow", calls, go_on), Change("fast", calls)
     async with AsyncFencedStore(broker.url) as store:
         first = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
-        await until(lambda: calls, "the first runs")
+        await slow.begun.wait()
         second = asyncio.create_task(store.update(NAME, lease, "op-2", fast))
         await until(lambda: len(waits) == 1, "the second waits")
         if comes == "before":
@@ -254,7 +240,7 @@ async def test_a_cancelled_update_lets_no_other_run_early(broker: Server, comes:
         # A later update of another name: by its end the third would have called `fast`.
         await store.update("other", lease, "op-4", one_more)
         await store.update("other", lease, "op-5", one_more)
-        assert calls == ["slow"]
+        assert calls == []
         go_on.set()
         assert [(await first).value, (await third).value] == ["1", "2"]
     assert calls == ["slow", "fast"]
@@ -266,19 +252,10 @@ def test_an_interrupted_update_lets_no_other_run_early(
 ) -> None:
     """As in a task, for a thread whose wait ends with an exception before or after the third update comes."""
     monkeypatch.setattr(_turns, "_LONGEST_SECONDS", 0.01)
-    running, interrupted, go_on = threading.Event(), threading.Event(), threading.Event()
+    interrupted, go_on = threading.Event(), threading.Event()
     waits: SimpleQueue[str] = SimpleQueue()
     calls = list[str]()
-
-    def slow(value: str | None) -> str:
-        running.set()
-        assert go_on.wait(WITHIN)
-        calls.append("slow")
-        return one_more(value)
-
-    def fast(value: str | None) -> str:
-        calls.append("fast")
-        return one_more(value)
+    slow, fast = Change("slow", calls, go_on), Change("fast", calls)
 
     def interrupt() -> None:
         waits.put("second")
@@ -300,7 +277,7 @@ def test_an_interrupted_update_lets_no_other_run_early(
 
         try:
             first = pool.submit(store.update, NAME, Watched(lambda: None), "op-1", slow)
-            assert running.wait(WITHIN)
+            assert slow.begun.wait(WITHIN)
             second = pool.submit(interrupted_update)
             assert waits.get(timeout=WITHIN) == "second"
             if comes == "before":
