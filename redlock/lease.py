@@ -75,9 +75,11 @@ class Lease(LeaseSteps):
             super()._accept_grant(grant, connections, waited_ms)
         except NoThread as cause:
             # The attempt is cancelled.
-            error = NoThread(f"lock {self.resource!r} is not acquired: {cause}", self.resource)
-            self._context.event_log.refused(self._owner_label, grant.round_result, error)
-            raise error from None
+            raise self._context.event_log.refused(
+                self._owner_label,
+                grant.round_result,
+                NoThread(f"lock {self.resource!r} is not acquired: {cause}", self.resource),
+            ) from None
 
     def extend(self, seconds: float) -> None:
         """Make the lease last at least this many seconds from now, less the drift allowance. Never shortens the lease.

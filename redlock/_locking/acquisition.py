@@ -95,9 +95,11 @@ class Acquisition:
             until_ms, reserve_ms = self._timeout.until_ms(self._context.node_timeout_ms), self._context.reserve_ms
             is_in_time = until_ms is None or now_ms() + reserve_ms < until_ms
             if self._ignores_reservations or not (refusal.round_result.is_only_reserved and is_in_time):
-                error = failures.error(self._context.nodes, self._lease.resource, refusal)
-                self._context.event_log.refused(self._owner_label, refusal.round_result, error)
-                raise error
+                raise self._context.event_log.refused(
+                    self._owner_label,
+                    refusal.round_result,
+                    failures.error(self._context.nodes, self._lease.resource, refusal),
+                )
             # The lock is free but reserved. Its waiter acquires the lock by the end of the reservation, or is dead.
             self._ignores_reservations = True
             yield from waiter.wait(reserve_ms, can_wake=False)

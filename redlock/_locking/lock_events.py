@@ -7,19 +7,21 @@ letters, and each node without a vote is listed with its reason.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from redlock import _log
 from redlock._core.protocol import Outcome
 from redlock._core.votes import masked_token
 from redlock._locking.failures import reasons
+from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redlock._core.votes import Grant, Refusal, RoundResult
     from redlock._transport.node import Node
-    from redlock.errors import RedlockError
+
+E = TypeVar("E", bound=RedlockError)
 
 
 class LockEventLog:
@@ -57,9 +59,14 @@ class LockEventLog:
             **self._votes(refusal.round_result),
         )
 
-    def refused(self, owner_label: str, round_result: RoundResult, error: RedlockError) -> None:
-        """An acquisition ended without the lock."""
+    def refused(self, owner_label: str, round_result: RoundResult, error: E) -> E:
+        """An acquisition ended without the lock; returns its error.
+
+        The caller raises the error without a name for it. A name would keep the error and its frames alive until a
+        garbage collection, and with a frame of the driver the turn on a set of connections.
+        """
         _log.info("refused", resource=error.lock_name, owner_label=owner_label, why=error, **self._votes(round_result))
+        return error
 
     def extended(self, resource: str, grant: Grant) -> None:
         """A lease was extended."""

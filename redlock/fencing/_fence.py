@@ -119,7 +119,11 @@ class Passed:
                 self._transaction.rollback(error)
                 raise
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                # The name would keep the exception and its frames alive until a garbage collection.
+                failure = None
 
     def _confirm(self) -> None:
         try:

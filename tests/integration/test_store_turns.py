@@ -47,7 +47,7 @@ class Change:
     Args:
         name: The name in the notes.
         notes: The changes that were made.
-        may_end: What the change waits for.
+        may_end: The change waits for this event.
     """
 
     def __init__(self, name: str, notes: list[str], may_end: threading.Event | None = None) -> None:

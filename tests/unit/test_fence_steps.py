@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,10 @@ class DatabaseError(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(int(code) if code.isdigit() else code)
         self.sqlstate = code
+
+
+class Broken(Exception):
+    """An error of a listener."""
 
 
 class ConnectorError(Exception):
@@ -282,6 +288,22 @@ def test_a_failed_commit_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="body"):
         passed.leave(None)
     assert database.steps[2:] == ["rollback"]
+
+
+def test_an_error_after_the_commit_keeps_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame of the block can keep a cursor, and SQLite a file locked."""
+    database = Database(SQLITE)
+    passed = _fence.enter(database, GIVEN)
+    monkeypatch.setattr(database, "commit", lambda _confirm: Broken())
+    gc.collect()
+    gc.disable()
+    try:
+        passed.leave(None)
+    except Broken as error:
+        kept = weakref.ref(error)
+    finally:
+        gc.enable()
+    assert kept() is None
 
 
 def test_a_purge_has_a_transaction_of_its_own() -> None:
