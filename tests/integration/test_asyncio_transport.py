@@ -23,6 +23,7 @@ from redlock._transport.reply_reader import UnreadableReply
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, until
+from tests.integration.tools import frozen
 
 NAME = "transport"
 
@@ -58,14 +59,16 @@ async def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkey
 
 @pytest.mark.parametrize("awaited", ["dials", "replies"])
 async def test_a_round_ends_at_once_when_its_client_is_closed(shared: Cluster, awaited: str) -> None:
+    """The nodes are frozen: otherwise all dials can end before the round begins to wait for them."""
     async with client_of(shared.urls) as client:
         connections = client._context.parts().connections
         if awaited == "replies":
             assert not await client.lock(NAME).locked()
             await until(lambda: connections.state.is_ready(now_ms()), "all are connected")
-        execution = connections.start(protocol.inspect(NAME))
-        assert bool(connections.awaits_dial) is (awaited == "dials")
-        connections.abandon()
+        with frozen(*shared.servers):
+            execution = connections.start(protocol.inspect(NAME))
+            assert bool(connections.awaits_dial) is (awaited == "dials")
+            connections.abandon()
         assert execution.future.done()
         with pytest.raises(RedlockError, match="client was closed"):
             execution.future.result()
