@@ -4,9 +4,9 @@ A signal handler can raise an exception between any two instructions, also betwe
 that would release the lock.
 
 Invariants:
-1. The right to enter is an object, the permit. The permit is in the mutex, or belongs to the code that entered.
-2. A permit that is dropped instead of returned makes the mutex free again. The callback of a weak reference does that.
-   The callback is not Python code, so no exception can interrupt the callback.
+1. The right to enter is an object, the permit. The permit is in its queue, or belongs to the code that entered.
+2. A permit that is dropped instead of returned ends its queue for ever, and the mutex goes on with a new queue. A queue
+   has its permit before any thread knows the queue. So no exception can take the last permit away.
 3. An exception that is being handled keeps the frames of its traceback alive. So every wait for a mutex is bounded.
 """
 
@@ -15,6 +15,8 @@ from __future__ import annotations
 import queue
 import weakref
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from redlock._clock import monotonic
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,13 +28,33 @@ class _Permit:
     __slots__ = ("__weakref__",)
 
 
+class _PermitQueue:
+    """The permit while the mutex is free."""
+
+    __slots__ = ("_successors", "free", "watched")
+
+    def __init__(self) -> None:
+        permit = _Permit()
+        self.free: queue.SimpleQueue[object] = queue.SimpleQueue()
+        """The permit, or anything else once the permit was dropped: that wakes a waiting thread."""
+        # The callback is not Python code, so no exception can interrupt the callback.
+        self.watched = weakref.ref(permit, self.free.put)
+        self._successors: list[_PermitQueue] = []
+        self.free.put(permit)
+
+    def successor(self) -> _PermitQueue:
+        """The queue after the end of this queue, the same for every thread."""
+        self._successors.append(_PermitQueue())
+        return self._successors[0]
+
+
 class Turn(Generic[M]):
     """Exclusive use of a mutex, for a `with` block; the block's value is the mutex."""
 
-    __slots__ = ("_permit", "mutex")
+    __slots__ = ("_permit", "_permits", "mutex")
 
-    def __init__(self, mutex: M, permit: _Permit) -> None:
-        self.mutex = mutex
+    def __init__(self, mutex: M, permits: _PermitQueue, permit: _Permit) -> None:
+        self.mutex, self._permits = mutex, permits
         self._permit: _Permit | None = permit
 
     def __enter__(self) -> M:
@@ -43,8 +65,9 @@ class Turn(Generic[M]):
         # In this order: an exception between these lines drops the permit, and a second call can't return it twice. A
         # turn that outlives its block must not keep the permit of another thread alive.
         permit, self._permit = self._permit, None
-        if permit is not None and self.mutex.issued(permit):
-            self.mutex.free.put(permit)
+        # The garbage collector can end a generator that has a turn. By then the permit counts as dropped.
+        if permit is not None and self._permits.watched() is permit:
+            self._permits.free.put(permit)
 
     __exit__ = end
 
@@ -53,26 +76,22 @@ class Mutex:
     """Gives a single turn at a time, to any thread."""
 
     def __init__(self) -> None:
-        self.free: queue.SimpleQueue[_Permit | weakref.ref[_Permit]] = queue.SimpleQueue()
-        """The permit while the mutex is free; a dead reference if the permit was dropped."""
-        self.free.put(self._new_permit())
-
-    def _new_permit(self) -> _Permit:
-        permit = _Permit()
-        self._watched = weakref.ref(permit, self.free.put)
-        return permit
-
-    def issued(self, permit: _Permit) -> bool:
-        """Whether this is the permit of the mutex.
-
-        The garbage collector can end a generator that has a turn. By then the permit counts as dropped.
-        """
-        return self._watched() is permit
+        self._permits = _PermitQueue()
+        """May be a queue that has ended. Its successors lead to the current queue."""
 
     def turn(self, seconds: float = 0.0) -> Turn[Self] | None:
         """The turn; None if the mutex does not become free within this time."""
-        try:
-            permit = self.free.get(timeout=seconds) if seconds > 0 else self.free.get_nowait()
-        except queue.Empty:
-            return None
-        return Turn(self, permit if type(permit) is _Permit else self._new_permit())
+        until = monotonic() + seconds if seconds > 0 else 0.0
+        while True:
+            permits = self._permits
+            if permits.watched() is not None:
+                try:
+                    permit = permits.free.get(timeout=seconds) if seconds > 0 else permits.free.get_nowait()
+                except queue.Empty:
+                    return None
+                if type(permit) is _Permit:
+                    return Turn(self, permits, permit)
+            # The permit was dropped. The next thread that waits for it wakes too.
+            permits.free.put(None)
+            self._permits = permits.successor()
+            seconds = until - monotonic()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+
+import pytest
 
 from redlock._mutex import Mutex, Turn
 from tests.integration.tracer import Interrupted, Tracer, instructions
@@ -55,6 +57,25 @@ def test_an_interrupted_end_returns_the_permit_once() -> None:
         turn.end()
         turns = [mutex.turn(), mutex.turn()]
         assert [one is not None for one in turns] == [True, False], place
+
+
+@pytest.mark.parametrize("seconds", [0.0, 100.0])
+def test_an_interrupted_turn_after_a_dropped_one_is_free(seconds: float) -> None:
+    mutex = Mutex()
+
+    def use() -> None:
+        with mutex.turn(seconds) or nullcontext():
+            pass
+
+    taken(mutex)
+    for number in range(len(instructions(use))):
+        mutex = Mutex()
+        taken(mutex)
+        for _ in range(2):
+            with suppress(Interrupted):
+                Tracer(number).run(use)
+        turns = [mutex.turn(), mutex.turn()]
+        assert [one is not None for one in turns] == [True, False], number
 
 
 def test_a_generator_that_the_collector_ends_returns_no_permit() -> None:
