@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.faults.cluster_fixture import cluster_fixture
 from tests.integration.tools import eventually
 from tests.integration.worker_fixture import shell
 from tests.versions import needs_celery_5_6
 
+LASTS: dict[str, Any] = {"REDLOCK_TTL": "10", "REDLOCK_MAX_TTL": "10"}
+"""Leases that outlast the pauses of a busy machine."""
+
 
 def test_a_broker_that_is_killed_loses_no_task(tmp_path: Path) -> None:
     with cluster_fixture(tmp_path) as fixture:
-        worker = fixture.start_worker(concurrency=4, FAULTS_VISIBILITY="3")
+        worker = fixture.start_worker(concurrency=4, FAULTS_VISIBILITY="3", **LASTS)
         ops = [fixture.play("endings.late", f"hits-{number}", "stay", "before") for number in range(4)]
         for op in ops:
             fixture.wait_for(op, "stay")
@@ -52,7 +56,7 @@ def test_a_worker_killed_while_it_restores_holds_up_no_other(tmp_path: Path) -> 
 @needs_celery_5_6
 def test_a_task_that_ends_without_results_has_not_failed(tmp_path: Path) -> None:
     with cluster_fixture(tmp_path) as fixture:
-        worker = fixture.start_worker(FAULTS_VISIBILITY="600")
+        worker = fixture.start_worker(FAULTS_VISIBILITY="600", **LASTS)
         op = fixture.play("endings.late", "hits", "stay", "before")
         fixture.wait_for(op, "stay")
         fixture.broker.kill()

@@ -12,9 +12,10 @@ from redlock.admin.cluster_status import cluster_status
 from redlock.fencing import FencedStore
 from redlock.testing.redis_server import Cluster, Server
 from tests.faults.clocks import COMPILER, Clock, clocked
-from tests.integration.tools import client_of, eventually, holders
+from tests.integration.tools import LASTING, client_of, eventually, holders
 
-JUMP = 60.0
+JUMP = 300.0
+"""Seconds, more than the TTL of the leases here: with shorter leases, a renewal could come before a check."""
 Clocks = tuple["Cluster", "list[Clock]"]
 
 
@@ -33,8 +34,8 @@ def test_jumping_clocks_of_a_quorum_let_only_the_later_write(
     nodes, wall = clocks
     store = FencedStore(f"{broker.url}/2")
     with (
-        client_of(nodes.urls, ttl=9) as first,
-        client_of(nodes.urls, ttl=9) as second,
+        client_of(nodes.urls, **LASTING) as first,
+        client_of(nodes.urls, **LASTING) as second,
         pytest.raises(LockLost),
         first.lock("hits", blocking_timeout=30) as early,
     ):
@@ -58,7 +59,11 @@ def test_jumping_clocks_of_a_quorum_let_only_the_later_write(
 
 def test_a_clock_of_one_node_that_jumps_changes_nothing(clocks: Clocks) -> None:
     nodes, wall = clocks
-    with client_of(nodes.urls, ttl=9) as first, client_of(nodes.urls, ttl=9) as second, first.lock("hits") as lease:
+    with (
+        client_of(nodes.urls, **LASTING) as first,
+        client_of(nodes.urls, **LASTING) as second,
+        first.lock("hits") as lease,
+    ):
         eventually(lambda: holders(nodes.servers, "hits") == [lease.owner] * 5, "the lock on all nodes")
         wall[2].jump(JUMP)
         assert holders(nodes.servers, "hits") == [lease.owner] * 2 + [None] + [lease.owner] * 2, (
@@ -129,12 +134,14 @@ def test_drift_within_the_bound_ends_no_lease_early(clocks: Clocks) -> None:
 def test_fast_clocks_of_a_quorum_let_only_the_later_write(clocks: Clocks, broker: Server) -> None:
     nodes, wall = clocks
     store = FencedStore(f"{broker.url}/2")
-    with client_of(nodes.urls, ttl=6) as first, client_of(nodes.urls, ttl=6) as second:
+    with client_of(nodes.urls, **LASTING) as first, client_of(nodes.urls, **LASTING) as second:
         for clock in wall[:3]:
-            clock.run(2.0)
+            clock.run(80.0)
         with pytest.raises(LockLost), first.lock("hits", renew=False) as early:
             section = store.open("hits", early)
             with second.lock("hits", blocking_timeout=30) as late:
+                for clock in wall[:3]:
+                    clock.run(1.0)
                 assert early.remaining() > 1, "the first one's time is over, which shows nothing"
                 assert store.update("hits", late, "op-2", lambda value: str(int(value or 0) + 1)).value == "1"
             with pytest.raises(Stale):

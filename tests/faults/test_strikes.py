@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from redlock._transport import codec
 from tests.faults.cluster_fixture import APPS, TTL, ClusterFixture
 from tests.faults.fault_injector import KINDS, NEEDS_CLOCKS, FaultInjector
 from tests.faults.plan import Fault
 from tests.faults.soak import Run, settings_for, staffed
 from tests.integration.tools import eventually, raw
 
+WRITE = codec.Script.load("write").sha
 BRIEF = "store killed"
 """The fault of the short version; `tests/integration` and `test_kills.py` have tests of the next two alone."""
 IN_CI = {"node from an old snapshot", "worker killed"}
@@ -49,9 +51,14 @@ def test_a_write_delayed_past_its_lease_is_refused(injector: FaultInjector) -> N
     settings = settings_for([*injector.nodes, link])
     fixture.start_worker("-Q", "held", **settings)
     fixture.start_worker("-Q", "direct", **(settings | {"COUNTER_STORE_URL": f"{fixture.store_server.url}/0"}))
-    late = fixture.play("counting.add", "held", 1.5, 1.5, queue="held")
-    fixture.wait_for(late, "open")
-    link.hold("to")
+
+    def holds_from_the_write_on(data: bytes) -> bool:
+        if WRITE in data:
+            link._ways["to"].clear()
+        return True
+
+    link.lets_through = holds_from_the_write_on
+    late = fixture.play("counting.add", "held", queue="held")
     try:
         # Its writer has given up, and given the lock back.
         fixture.wait_for(late, "leave")
@@ -60,6 +67,7 @@ def test_a_write_delayed_past_its_lease_is_refused(injector: FaultInjector) -> N
         assert not fixture.applied(late)
         asked = calls(fixture)
     finally:
+        link.lets_through = bool
         link.restore()
 
     eventually(lambda: calls(fixture) > asked, "the arrival of the late write")
@@ -78,11 +86,13 @@ def calls(fixture: ClusterFixture) -> int:
 
 def test_copies_of_one_task_that_overlap_count_once(injector: FaultInjector) -> None:
     fixture = injector.fixture
-    fixture.start_worker(concurrency=3, **settings_for([*injector.nodes, injector.store]))
-    op = fixture.play("counting.add", "twice", 1.0, 1.0)
-    fixture.wait_for(op, "open")
+    fixture.start_worker(concurrency=3, **settings_for([*injector.nodes, injector.store], visibility=600))
+    op = fixture.play("endings.late", "twice", "stay", "before")
+    fixture.wait_for(op, "stay")
     for _ in range(2):
-        fixture.send(f"{APPS}.counting.add", "twice", 1.0, 1.0, task_id=op)
+        fixture.send(f"{APPS}.endings.late", "twice", "stay", "before", task_id=op)
+    eventually(lambda: len(fixture.steps(op, "invoke")) > 1, "a copy beside the first", every=0.1)
+    fixture.store.set(f"faults:go:{op}", 1)
     fixture.settle()
 
     assert fixture.violations(keeps=True) == []

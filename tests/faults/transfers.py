@@ -106,10 +106,13 @@ class Run:
         return done.stdout
 
     def go(self, tasks: int) -> None:
-        """Send all tasks, a few ahead of the workers, and strike until the queue is empty."""
+        """Send all tasks, a few ahead of the workers, and strike until the queue is empty.
+
+        The first strike comes with the first task: a short run could end before a later one.
+        """
         self.crew.staff()
         self.crew.wait_until_ready()
-        next_strike = time.monotonic() + _EVERY
+        next_strike = time.monotonic()
         while (step := self._next_step(tasks, next_strike)) != "end":
             if step == "send":
                 self._send(f"task-{len(self._sent)}")

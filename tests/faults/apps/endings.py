@@ -20,7 +20,7 @@ from redlock.celery import locked
 from tests.faults.apps.counting import noted, section, server
 from tests.faults.history import note
 from tests.integration.tools import comes_true
-from workers.app import app
+from workers.app import app, lock_settings
 
 if TYPE_CHECKING:
     from celery import Task
@@ -101,4 +101,20 @@ def late(self: Task, name: str, ending: str, moment: str) -> int:
 @locked("faults:{name}")
 def early(self: Task, name: str, ending: str, moment: str) -> int:
     """Acknowledged when it begins."""
+    return _ends(self, name, ending, moment)
+
+
+@app.task(bind=True, acks_late=True)
+@noted
+@locked("faults:{name}", ttl=lock_settings.max_ttl)
+def late_lasting(self: Task, name: str, ending: str, moment: str) -> int:
+    """The same as `late`, with the longest lease."""
+    return _ends(self, name, ending, moment)
+
+
+@app.task(bind=True, acks_late=False)
+@noted
+@locked("faults:{name}", ttl=lock_settings.max_ttl)
+def early_lasting(self: Task, name: str, ending: str, moment: str) -> int:
+    """The same as `early`, with the longest lease."""
     return _ends(self, name, ending, moment)
