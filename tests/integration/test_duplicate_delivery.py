@@ -14,7 +14,8 @@ from celery.canvas import Signature
 from celery.result import AsyncResult
 from redis import Redis
 
-from tests.integration.tools import client_of, eventually
+from tests.integration.shell import is_running
+from tests.integration.tools import client_of, eventually, run_out
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture, shell
 
 COPIES = "tests.integration.apps.copies"
@@ -31,8 +32,8 @@ def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]
 
 @pytest.fixture(scope="module", autouse=True)
 def worker(fixture: WorkerFixture) -> Worker:
-    """A worker for all tests here."""
-    return fixture.start_worker("--include", COPIES, concurrency=3, REDLOCK_TTL="3")
+    """A worker for all tests here. Its leases outlast the pauses of a busy machine."""
+    return fixture.start_worker("--include", COPIES, concurrency=3, REDLOCK_TTL="10")
 
 
 def called(fixture: WorkerFixture, on_conflict: str, name: str, how: str = "succeed") -> Signature:
@@ -82,6 +83,13 @@ def with_a_copy(fixture: WorkerFixture, worker: Worker, task: str, on_conflict: 
     deliver_again(fixture, task)
     met = f"owner_label='{task}@" if on_conflict == "wait" else f"duplicate task={task} "
     eventually(lambda: met in worker.log, "the copy that meets the first")
+
+
+def kill_holder(fixture: WorkerFixture, name: str, pid: int) -> None:
+    """Kill the process that holds this lock; its lease ends at once."""
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_running(pid), "the end of the holder")
+    run_out(fixture.nodes.servers, f"copies:{name}")
 
 
 def first_of(result: AsyncResult) -> str:
@@ -136,8 +144,7 @@ def test_a_copy_runs_when_the_first_is_killed(fixture: WorkerFixture, worker: Wo
     with_a_copy(fixture, worker, task, on_conflict)
 
     # The message of a killed child goes back to the queue too, so there are three copies now.
-    # Process 0 would mean this process group.
-    os.kill(int(eventually(lambda: fixture.store.hget(f"pids:{task}", "1"), "its process id") or 0), signal.SIGKILL)
+    kill_holder(fixture, name, int(eventually(lambda: fixture.store.hget(f"pids:{task}", "1"), "its process id") or 0))
     eventually(lambda: runs(fixture, task) == 2, "another copy at work")
     go(fixture, name, 2)
 
@@ -180,7 +187,7 @@ def test_a_task_is_no_copy_of_one_with_a_longer_id(fixture: WorkerFixture) -> No
 @pytest.fixture
 def forgetful(fixture: WorkerFixture) -> Iterator[Worker]:
     """A worker that does not ask the result backend about copies, as is Celery's default; for the queue `lost`."""
-    worker = fixture.start_worker("--include", COPIES, "-Q", "lost", REDLOCK_TTL="3", COPIES_RUN_AGAIN="1")
+    worker = fixture.start_worker("--include", COPIES, "-Q", "lost", REDLOCK_TTL="10", COPIES_RUN_AGAIN="1")
     yield worker
     worker.kill()
 
@@ -189,8 +196,11 @@ def test_a_copy_of_a_lost_run_waits_for_any_other_holder(fixture: WorkerFixture,
     task = str(called(fixture, "skip", "lost").apply_async(queue="lost").id)
     eventually(lambda: runs(fixture, task) == 1, "the first copy at work")
     with client_of(fixture.nodes.urls) as client:
-        os.kill(forgetful.child, signal.SIGKILL)
+        # While its worker stands still, the copy can't run before another holder has the lock.
+        os.kill(forgetful.process.pid, signal.SIGSTOP)
+        kill_holder(fixture, "lost", forgetful.child)
         with client.lock("copies:lost"):
+            os.kill(forgetful.process.pid, signal.SIGCONT)
             eventually(lambda: f"requeued task={task} " in forgetful.log, "the copy that goes back", every=0.05)
         assert "skipped" not in forgetful.log
     go(fixture, "lost", 2)

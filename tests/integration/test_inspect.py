@@ -31,7 +31,7 @@ def test_held_and_awaited_locks_of_a_worker_are_shown(fixture: WorkerFixture, po
     eventually(lambda: shown(fixture, holds).get("state") == "holds", "the task that holds it")
     fixture.send(f"{HOLDING}.look", "x", 0)
     (waits,) = eventually(lambda: [one for one in fixture.task_locks() if one["state"] == "waits"], "one that waits")
-    one = shown(fixture, holds)
+    one = eventually(lambda: shown(fixture, holds), "the task that holds it")
     assert (one["resource"], one["name"]) == ("holding:x", f"{HOLDING}.sleep")
     assert one["fence"] > 0
     assert waits["resource"] == "holding:x"
@@ -74,8 +74,8 @@ def test_a_wait_in_the_body_of_a_task_is_shown(fixture: WorkerFixture, client: R
     fixture.start_worker("-P", pool, "--include", POLICIES, concurrency=3)
     with client.lock("second:x") as lease:
         task = fixture.send(f"{POLICIES}.wait_in_body", "x")
-        eventually(lambda: len(fixture.task_locks(task)) == 2, "the body to wait")
-        holds, waits = fixture.task_locks(task)
+        both = lambda: found if len(found := fixture.task_locks(task)) == 2 else []  # noqa: E731 - short
+        holds, waits = eventually(both, "the body to wait")
         assert (holds["state"], holds["resource"]) == ("holds", "body:x")
         assert (waits["state"], waits["resource"], waits["position"]) == ("waits", "second:x", 1)
         assert lease.owner[:8] in waits["holder"]

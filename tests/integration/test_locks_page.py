@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from redlock import Redlock
-from redlock.testing import redis_server
+from redlock.testing.redis_server import Server
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
 from tests.integration.shell import run_python
@@ -81,8 +82,11 @@ def test_the_data_have_holder_votes_token_and_time_left(
     fixture: WorkerFixture, flower: Flower, client: Redlock
 ) -> None:
     task = fixture.increment("told")[0]
-    (lock,) = eventually(lambda: flower.locks("counter:told"), "the task inside its section", every=0.05)
-    eventually(lambda: all(flower.locks("counter:told")[0]["votes"]), "the renewal to mend what was late", every=0.05)
+    (lock,) = eventually(
+        lambda: [one for one in flower.locks("counter:told") if all(one["votes"])],
+        "the task inside its section, and the renewal to mend what was late",
+        every=0.05,
+    )
     assert lock["task"] == task
     assert lock["worker"].startswith("w0@")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", lock["since"])
@@ -93,11 +97,17 @@ def test_the_data_have_holder_votes_token_and_time_left(
     assert lock["fence"] == holding.fence
     assert lock["waiters"] == 0
     waiting = fixture.increment("told")[0]
-    mine = lambda: [one for one in flower.data()["waiters"] if one["resource"] == "counter:told"]  # noqa: E731 - short
-    (waiter,) = eventually(mine, "the second task to wait", every=0.05)
+
+    def queue() -> list[dict[str, Any]]:
+        """The waiters and the lock, of one look: a task that has waited for a second goes back to the queue."""
+        data = flower.data()
+        found = [one for kind in ("waiters", "locks") for one in data[kind] if one["resource"] == "counter:told"]
+        return found if len(found) > 1 else []
+
+    waiter, lock = eventually(queue, "the second task to wait", every=0.05)
     assert (waiter["task"], waiter["position"]) == (waiting, 1)
     assert waiter["holder"].startswith(f"{task}@")
-    assert flower.locks("counter:told")[0]["waiters"] == 1
+    assert lock["waiters"] == 1
     (told,) = eventually(lambda: fixture.task_locks(waiting), "the answer of the worker")
     assert (told["state"], told["position"]) == ("waits", 1)
     assert told["holder"].startswith(f"{task}@")
@@ -118,8 +128,7 @@ def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(
 def test_a_task_id_forges_no_worker(flower: Flower, client: Redlock) -> None:
     forged = "task-1@celery@w9 since 2020-01-01T00:00:00Z"
     with held(client, "forged", f"{forged}@celery@w1 since 2026-11-28T04:00:00Z"):
-        eventually(lambda: flower.locks("forged"), "the lock")
-        (lock,) = flower.locks("forged")
+        (lock,) = eventually(lambda: flower.locks("forged"), "the lock")
     assert (lock["task"], lock["worker"]) == (forged, "celery@w1")
 
 
@@ -133,15 +142,22 @@ def test_no_secret_is_told(flower: Flower, client: Redlock, fixture: WorkerFixtu
 
 def test_frozen_nodes_are_silent_and_empty_nodes_abstain(fixture: WorkerFixture, flower: Flower) -> None:
     silent, emptied = fixture.nodes[3], fixture.nodes[4]
-    assert {node["health"] for node in flower.data()["nodes"]} == {"votes"}
+
+    def shows(server: Server, health: str) -> str:
+        """The words about a node, as soon as the page shows this health."""
+        found = eventually(
+            lambda: one if (one := flower.node(label(server)))["health"] == health else {}, health, every=0.05
+        )
+        return str(found["says"])
+
+    for server in fixture.nodes.servers:
+        shows(server, "votes")
     with frozen(silent):
-        eventually(lambda: flower.node(label(silent))["health"] == "silent", "the frozen node", every=0.05)
-        assert "no answer" in flower.node(label(silent))["says"]
-    eventually(lambda: flower.node(label(silent))["health"] == "votes", "the thawed node", every=0.05)
+        assert "no answer" in shows(silent, "silent")
+    shows(silent, "votes")
     with raw(emptied) as redis:
         redis.flushall()
-    eventually(lambda: flower.node(label(emptied))["health"] == "abstains", "the emptied node", every=0.05)
-    assert "abstains for another" in flower.node(label(emptied))["says"]
+    assert "abstains for another" in shows(emptied, "abstains")
 
 
 def test_all_who_look_at_the_same_time_share_one_survey(fixture: WorkerFixture, flower: Flower) -> None:
@@ -184,7 +200,7 @@ def test_when_the_holder_changes_the_page_shows_the_new_one(
         eventually(lambda: not shown(), "the page to show that nobody holds it", every=0.02)
 
 
-def votes(servers: Sequence[redis_server.Server], resource: str, task: str) -> int:
+def votes(servers: Sequence[Server], resource: str, task: str) -> int:
     """How many of these nodes name this task as the holder."""
     return sum(bool(holder and f":{task}@" in holder) for holder in holders(servers, resource))
 

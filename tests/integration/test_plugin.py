@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redlock import LockContended, QuorumUnavailable, Redlock
 from redlock.testing import LockNode, LockNodes, lock_nodes
-from tests.integration.tools import client_of, eventually
+from tests.integration.tools import LASTING, client_of, eventually
 from tests.plugin import project
 
 pytest_plugins = ["pytester"]
@@ -69,7 +69,7 @@ def test_a_reset_repairs_all_nodes_at_the_same_addresses(
 
 
 def test_a_node_that_was_cut_off_keeps_its_keys(fresh: LockNodes) -> None:
-    with client_of(fresh.urls, ttl=10.0) as client, client_of(fresh.urls) as other:
+    with client_of(fresh.urls, **LASTING) as client, client_of(fresh.urls, **LASTING) as other:
         client.lease("x").acquire(0)
         for node in fresh:
             node.cut()

@@ -14,7 +14,7 @@ from redlock.cli import run
 from redlock.testing.redis_server import Cluster
 from tests.integration.processes import children
 from tests.integration.shell import Shell, is_running, is_running_in, python, talking
-from tests.integration.tools import eventually, holders, is_free, kill_all, raws
+from tests.integration.tools import eventually, holders, is_free, kill_all, leased, raws, run_out
 from tests.no_threads import no_thread
 
 NAME = "report"
@@ -161,12 +161,11 @@ def test_a_held_lock_is_75_and_names_the_holder(shell: Shell, client: Redlock, t
 
 
 def test_it_waits_for_the_lock_by_default(shell: Shell, client: Redlock, tmp_path: Path) -> None:
-    log, lock = tmp_path / "log", client.lock(NAME, ttl=10)
-    assert lock.acquire()
+    log, lease = tmp_path / "log", leased(client, NAME, renew=True)
     with shell.started("run", NAME, "--log-file", str(log), "--", "echo", "inside") as command:
         eventually(lambda: log.exists() and " retry " in log.read_text(), "a refusal")
         assert "inside" not in command.said
-        lock.release()
+        lease.release()
         assert command.end() == 0
         assert command.said == "inside\n"
 
@@ -198,7 +197,7 @@ def test_too_few_nodes_are_69(shell: Shell, nodes: Cluster) -> None:
 def test_a_lost_lock_kills_a_program_that_ignores_sigterm(shell: Shell, nodes: Cluster) -> None:
     # The shell ends at SIGTERM, but its child does not.
     family = ("sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' & wait")
-    with shell.started("run", NAME, "--ttl", "3", "--", *family, says="pid ") as command:
+    with shell.started("run", NAME, "--ttl", "3", "--grace", "1.5", "--", *family, says="pid ") as command:
         kill_all(nodes.servers[:3])
         assert command.end() == run.LOST
         assert "asked to end" in command.said
@@ -225,11 +224,11 @@ def test_a_program_whose_lock_was_taken_away_is_ended(shell: Shell, nodes: Clust
     assert is_free(nodes.servers, NAME)
 
 
-def test_an_unnoticed_loss_is_70_for_any_status_of_the_program(shell: Shell, tmp_path: Path) -> None:
+def test_an_unnoticed_loss_is_70_for_any_status_of_the_program(shell: Shell, nodes: Cluster, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     program = ("sh", "-c", f"echo ready; until test -e {go_on}; do sleep 0.02; done")
     with shell.started("run", NAME, "--ttl", "10", "--", *program, says="ready") as command:
-        assert shell.call("release", NAME, "--force", "--yes").returncode == 0
+        run_out(nodes.servers, NAME)
         go_on.touch()
         assert command.end() == run.LOST
         assert f"lock '{NAME}' was lost" in command.said

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from redlock.admin.bootstrap import declare_nodes
 from redlock.testing.redis_server import Cluster
 from tests.integration.shell import Shell, python, run_python, talking
 from tests.integration.tools import PATIENT, is_free
@@ -56,13 +57,13 @@ def test_an_ignored_sigchld_keeps_the_exit_status(nodes: Cluster) -> None:
 
 
 def test_the_program_locks_with_the_settings_of_an_app(nodes: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "short_leases.py").write_text(
-        "from celery import Celery\napp = Celery('short', broker='memory://')\n"
-        "app.conf.update(redlock_ttl=2, redlock_max_ttl=3, redlock_prefix='short:', redlock_node_timeout=0.3)\n"
+    (tmp_path / "long_leases.py").write_text(
+        "from celery import Celery\napp = Celery('long', broker='memory://')\n"
+        "app.conf.update(redlock_ttl=30, redlock_max_ttl=30, redlock_prefix='long:', redlock_node_timeout=2)\n"
         f"app.conf.redlock_nodes = {nodes.urls!r}\n"
     )
-    # The nodes are new for this prefix, and abstain for the app's max_ttl at first.
-    done = run_python("-m", "redlock", "run", "-A", "short_leases", NAME, "--", *INNER, cwd=tmp_path)
+    declare_nodes(nodes.urls, "long:")
+    done = run_python("-m", "redlock", "run", "-A", "long_leases", NAME, "--", *INNER, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "inner\n", "")
 
 

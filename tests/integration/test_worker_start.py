@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from redlock._transport import codec
 from redlock.admin.diagnostics import Level
 from redlock.testing.redis_server import Cluster
 from tests import versions
-from tests.integration.tools import CANARY, eventually, kill_all, raw
+from tests.integration.tools import CANARY, eventually, kill_all, raw, raws
 from tests.integration.worker_fixture import Worker, WorkerFixture
 
 ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
@@ -38,6 +39,9 @@ def test_it_refuses_to_start_on_a_node_that_drops_locks(fixture: WorkerFixture, 
 
 def test_it_refuses_a_different_configuration_fingerprint(fixture: WorkerFixture, tmp_path: Path) -> None:
     fixture.start_worker()
+    # A child contacts the nodes when it starts, and its worker does not wait for that.
+    agreed = lambda: all(redis.hexists(codec.RECORD, "fingerprint") for redis in raws(fixture.nodes.servers))  # noqa: E731
+    eventually(agreed, "the first contact of the first worker")
     with starting(fixture, tmp_path, REDLOCK_MAX_TTL="20") as worker:
         assert worker.process.wait(timeout=200) == Level.UNSAFE
         assert "its clients agreed on nodes=5 max_ttl=10s" in log_of(worker)
