@@ -34,9 +34,9 @@ from redlock.celery import (
 )
 from redlock.celery.client import client_of, settings_of
 from redlock.celery.conflict_policy import Policy
-from redlock.celery.delivery import Delivery
 from redlock.celery.lock_key import KeySpec, keys
 from redlock.celery.owner_label import owner_label
+from redlock.celery.single_delivery import delivery_of, noting_end
 from redlock.celery.worker_start import UNFINISHED
 from redlock.errors import LockContended, NotHeld, NoThread, QuorumUnavailable, RedlockError, Stale
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from celery import Task
 
     from redlock.celery.conflict_policy import OnConflict, Skipped
+    from redlock.celery.delivery import Delivery
     from redlock.lease import Lease
 
 P = ParamSpec("P")
@@ -155,7 +156,7 @@ def locked(
             # A call from the body of a task has no message of its own, so the call can't go back to the queue.
             is_message = _current.get() is None and task is not None and any(own is mark for own in marks(task))
             message = task if is_message else None
-            delivery = Delivery.of(message)
+            delivery = delivery_of(message)
             settings = settings_of(app)
             client = client_of(app, settings)
             observers = (task_events.emitter_for(message, settings.events), task_registry.TaskLockEntry(task))
@@ -175,17 +176,18 @@ def locked(
                 reentrant=reentrant,
                 on_lost=lost,
             )
-            try:
-                with _hold(lease, policy, delivery, observers) as skipped:
-                    if skipped is not None:
-                        return cast("R", skipped)
-                    with lost_lease.interruptible(lease) if on_lost == "raise" else contextlib.nullcontext():
-                        return function(*args, **kwargs)
-            except Stale as stale:
-                client.observe_fence(lease.names, stale.seen)
-                if policy.on_conflict == "requeue" and delivery is not None:
-                    _requeue(stale, policy, delivery)
-                raise
+            with noting_end(delivery):
+                try:
+                    with _hold(lease, policy, delivery, observers) as skipped:
+                        if skipped is not None:
+                            return cast("R", skipped)
+                        with lost_lease.interruptible(lease) if on_lost == "raise" else contextlib.nullcontext():
+                            return function(*args, **kwargs)
+                except Stale as stale:
+                    client.observe_fence(lease.names, stale.seen)
+                    if policy.on_conflict == "requeue" and delivery is not None:
+                        _requeue(stale, policy, delivery)
+                    raise
 
         # To check the arguments of a call, Celery reads `__signature__` and ignores `__wrapped__`.
         mark = run.__dict__[MARK] = (wait, ttl)

@@ -54,7 +54,7 @@ class Delivery:
         self._task, self._request = task, task.request
         found = vars(self._request)
         headers = self._request.headers or {}
-        # Taken out, so that a retry or another lock of the same run does not find them.
+        # Taken out, so that a retry does not find them.
         marks = {name: headers.pop(name, found.pop(name, None)) for name in _MARKS}
         self.requeue_count = _count(marks[REQUEUES])
         """How often it went back to the queue."""
@@ -78,16 +78,11 @@ class Delivery:
         """Whether this copy expired while Celery did not see its expiry."""
         self._failures = 0
         self.is_sent = False
+        self.end: Exception | None = None
+        """The `Retry`, `Ignore` or `Reject` with which the run ended."""
         self.can_be_sent = True
         """Whether this run has not tried to send the message yet."""
         self._content = MessageContent(self._request, marks[CONTENT_TYPE], marks[NAMES])
-
-    @classmethod
-    def of(cls, task: Task | None) -> Delivery | None:
-        """The message of this run; None for direct calls and eager runs."""
-        if task is None or task.request.called_directly or task.request.is_eager:
-            return None
-        return cls(task)
 
     def keep_arguments(self) -> None:
         """Keep the arguments for the way back, before the body can change them."""

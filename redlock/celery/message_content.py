@@ -60,7 +60,9 @@ class MessageContent:
         self._kept: bytes | None = None
 
     def keep_arguments(self) -> None:
-        """Keep the arguments as they are now, before the body."""
+        """Keep the arguments as they are now, before the first body of the run."""
+        if self._kept is not None:
+            return
         given = self._request.args or (), self._request.kwargs or {}
         if all(type(value) in _CONSTANT for value in (*given[0], *given[1].values())):
             return

@@ -180,11 +180,12 @@ def test_an_unreachable_broker_is_an_error_at_the_caller(
     assert words in said[2]
 
 
+@pytest.mark.parametrize("kind", ["requeue", "requeue_repeated"])
 def test_a_requeued_task_keeps_its_identity_and_its_retries(
-    fixture: WorkerFixture, client: Redlock, shared_worker: Worker
+    fixture: WorkerFixture, client: Redlock, shared_worker: Worker, kind: str
 ) -> None:
-    with client.lock("policy:requeued"):
-        task = sent(fixture, "requeue", "requeued", headers={"x-trace": "abc"}, priority=3)
+    with client.lock(f"policy:{kind}"):
+        task = sent(fixture, kind, kind, headers={"x-trace": "abc"}, priority=3)
         eventually(lambda: fixture.state(task) == "RETRY", "the task back in the queue")
         began_ms = now_ms()
         # More than once: a task with `max_retries=0` that spent one would fail here.
@@ -199,7 +200,9 @@ def test_a_requeued_task_keeps_its_identity_and_its_retries(
     assert result["priority"] == 3
     waited_ms = result["waited_ms"]
     assert waited_ms >= held_ms, "since its first delivery"
-    assert re.search(rf"acquired resource=policy:requeued holder='?{task}@.* waited_ms={waited_ms} ", shared_worker.log)
+    assert re.search(rf"acquired resource=policy:{kind} holder='?{task}@.* waited_ms={waited_ms} ", shared_worker.log)
+    eventually(fixture.is_idle, "the end of each message", every=0.05)
+    assert shared_worker.log.count(f"acquired resource=policy:{kind} ") == 1
 
 
 def test_a_requeued_task_does_not_sit_in_a_worker_process(fixture: WorkerFixture, client: Redlock) -> None:

@@ -18,6 +18,7 @@ from celery import Celery
 
 from redlock import Redlock
 from redlock.celery import delivery
+from redlock.celery.single_delivery import delivery_of
 from tests.unit.messages import Deliver, Sent
 
 
@@ -82,7 +83,7 @@ def delivered(request: pytest.FixtureRequest) -> Iterator[Deliver]:
         end()
         usual: dict[str, Any] = {"id": "id-1", "called_directly": False, "delivery_info": {"routing_key": "q"}}
         charge.push_request(**usual | fields)
-        return delivery.Delivery.of(charge)
+        return delivery_of(charge)
 
     yield deliver
     end()

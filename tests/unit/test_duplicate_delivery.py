@@ -18,6 +18,7 @@ from redlock.celery.delivery import Delivery
 from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.origin_queue import ORIGIN, Origin
+from redlock.celery.single_delivery import delivery_of
 from tests import versions
 from tests.unit.messages import Sent
 
@@ -57,6 +58,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     monkeypatch.setattr(duplicate_delivery, "time", clock)
     yield clock
     charge.backend.forget("id-1")
+    end()
+
+
+def end() -> None:
+    """End the run of each message: a request has the fields of the one below too."""
     while charge.request_stack.top is not None:
         charge.pop_request()
 
@@ -70,9 +76,10 @@ def delivered(*, copy: int | None = None, redelivered: bool = False, **fields: A
     usual: dict[str, Any] = {"id": "id-1", "called_directly": False, "delivery_info": {"redelivered": redelivered}}
     if copy is not None:
         usual[COPY] = copy
+    end()
     charge.push_request(**usual | fields)
     task_prerun.send(sender=charge, task_id="id-1", task=charge)
-    delivery = Delivery.of(charge)
+    delivery = delivery_of(charge)
     assert delivery is not None
     return delivery
 

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery._state import _task_stack
-from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from redlock import LockContended, LockLost, NotHeld, NoThread, QuorumUnavailable, Redlock, RedlockError, Stale, _log
-from redlock.celery import current_lease, decorator, locked, lost_lease, pools, task_registry
+from redlock.celery import current_lease, decorator, duplicate_delivery, locked, lost_lease, pools, task_registry
+from redlock.celery.conflict_policy import Policy
 from redlock.celery.delivery import SINCE, Delivery, Returned
-from redlock.celery.duplicate_delivery import REQUEUES
+from redlock.celery.duplicate_delivery import COPY, REQUEUES
 from tests.unit.locked_tasks import called_class
 
 APP = Celery("runs", set_as_current=False, broker="memory://")
@@ -377,6 +378,19 @@ def through(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def again(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator between `@app.task` and `@locked` that calls a task up to three times."""
+
+    @functools.wraps(function)
+    def call(*args: object, **kwargs: object) -> object:
+        for _ in range(2):
+            with contextlib.suppress(Exception):
+                return function(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
 class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
     """A task as a class, with the lock on its `run`."""
 
@@ -397,6 +411,15 @@ class Refund(Charge):
         super().run()
 
 
+class Repeating(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+    """A base class of tasks that are called up to three times."""
+
+    abstract = True
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return again(super().__call__)(*args, **kwargs)
+
+
 def of_itself(_task: object) -> None:
     """The body of a bound task."""
 
@@ -410,6 +433,8 @@ WAYS: dict[str, Any] = {
     },
     "class": {"task": APP.register_task(Refund())},
     "call": {"function": returning(1), "base": called_class(), "entry": "__call__"},
+    "repeated": {"function": again(locked("x")(returning(1)))},
+    "call, repeated": {"function": locked("x")(returning(1)), "base": Repeating, "entry": "__call__"},
 }  # fmt: skip
 
 
@@ -419,6 +444,54 @@ def test_a_task_goes_back_however_it_is_made(client: Client, worker: Worker, way
     with pytest.raises(Retry):
         worker.run(**WAYS[way])
     assert len(worker.sent) == 1
+
+
+@pytest.mark.parametrize("end", [Retry(), Ignore(), Reject()], ids=repr)
+def test_a_run_that_has_ended_is_not_repeated(client: Client, worker: Worker, end: Exception) -> None:
+    client.acquiring, bodies = [None, AssertionError("a second acquire")], []
+
+    def body() -> None:
+        bodies.append(1)
+        raise end
+
+    with pytest.raises(type(end)) as caught:
+        worker.run(again(locked("x")(body)))
+    assert (caught.value, bodies) == (end, [1])
+
+
+def test_a_copy_that_was_dropped_is_not_repeated(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicate_delivery, "is_finished", lambda *_, **__: True)
+    with pytest.raises(Ignore):
+        worker.run(again(locked("x")(raising(AssertionError("the body")))), headers={COPY: 0})
+    assert client.given.ends == ["release"]
+
+
+def test_a_message_in_the_queue_is_not_sent_again(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The soft time limit can strike on the way from the send to the end of the run."""
+    client.acquiring = [CONTENDED, CONTENDED]
+    overtime = SoftTimeLimitExceeded()
+    monkeypatch.setattr("redlock.celery.conflict_policy.Retry", lambda *_, **__: overtime)
+    monkeypatch.setattr(Policy, "on_soft_time_limit", lambda *_: None)
+    with pytest.raises(Ignore):
+        worker.run(again(locked("x")(returning(1))))
+    assert len(worker.sent) == 1
+
+
+def test_a_repeated_run_keeps_its_marks_and_arguments(client: Client, worker: Worker) -> None:
+    order = {"id": 7}
+
+    def body() -> None:
+        order["id"] += 1
+        client.acquiring = [CONTENDED]
+        raise ValueError
+
+    with pytest.raises(Retry):
+        worker.run(again(locked("x", max_requeues=3)(body)), headers={REQUEUES: 2}, args=[order])
+    assert (worker.sent[0]["headers"][REQUEUES], worker.sent[0]["args"]) == (3, [{"id": 7}])
 
 
 @pytest.mark.parametrize("where", ["wait", "requeue"])
