@@ -16,6 +16,8 @@ from redlock.fencing.conformance import INTERLEAVINGS, Lease, check, check_all, 
 from tests.integration.fence_recipes import recipe
 
 PATIENCE = 0.02
+LONG_PATIENCE = 60.0
+"""For an interleaving in which no step waits: on a busy machine, a slow step must not count as a step that waits."""
 Memory: Any = recipe("test_memory_fence.py").MemoryAdapter
 
 
@@ -68,7 +70,7 @@ def test_a_fence_of_one_name_of_two_fails(place: slice, found: str) -> None:
     adapter = Narrowed(lambda lease: lease._replace(names=lease.names[place]))
     for name in found.split():
         with pytest.raises(AssertionError, match=r"passed with a stale token|lost"):
-            check(adapter, INTERLEAVINGS[name], patience=PATIENCE)
+            check(adapter, INTERLEAVINGS[name], patience=LONG_PATIENCE)
 
 
 def test_random_interleavings_find_a_fence_of_the_first_name() -> None:

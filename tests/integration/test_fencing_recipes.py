@@ -22,7 +22,7 @@ from tests.integration.threads import serving
 from tests.integration.tools import ROOT
 
 PATIENCE = 0.03
-LONG_PATIENCE = 1.0
+LONG_PATIENCE = 60.0
 """On a busy machine a step that need not wait takes long too, and would be counted as a wait."""
 EXAMPLES = int(os.environ.get("FENCE_EXAMPLES", "3"))
 
