@@ -219,11 +219,11 @@ def test_a_node_that_is_listed_twice_is_named_by_its_label() -> None:
 
 def test_a_new_client_dials_no_node_and_starts_no_thread() -> None:
     """The conftest refuses connections; no thread may be there to make one either."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with Redlock(["redis://h:1", "rediss://h:2", "unix:///run/a.sock"]) as client:
         client.lock("x")
         client.lease("x")
-        assert threading.active_count() == before
+        assert before.issuperset(threading.enumerate()), "threads of earlier tests may end meanwhile"
         assert not any(node.error for node in client._context.pool.nodes)
 
 
@@ -368,7 +368,7 @@ def test_a_name_is_asked_again_after_no_thread_started() -> None:
     with no_thread(), pytest.raises(ERRORS) as failure:
         Node("localhost:1", 100).connect()
     assert describe_failure(failure.value, 100) == "this process can't start a thread"
-    assert dial._addresses("localhost", 1, time.monotonic() + 5)
+    assert dial._addresses("localhost", 1, time.monotonic() + 100)
 
 
 class Dialled(Node):
