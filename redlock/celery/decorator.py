@@ -120,8 +120,8 @@ def locked(
             lease keeps its `ttl` and `max_hold`; those of the inner task have no effect.
 
     Raises:
-        ConfigurationError: At import, if the decorator stands above `@app.task` or on `async def`, or an argument
-            is invalid.
+        ConfigurationError: At import, if the decorator stands above `@app.task`, on `async def` or on another
+            `@locked`, or an argument is invalid.
         LockLost: From the task, if the lease was lost before the body ended and the body did not raise.
 
     Example:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from celery import Task
 from celery.local import Proxy
 
+from redlock.admin.visibility_timeout import MARK
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def refuse_target(function: object) -> None:
     """Refuse a target that is not a plain function.
 
     Raises:
-        ConfigurationError: The target is a task, a coroutine, a generator, or no function.
+        ConfigurationError: The target is a task, a coroutine, a generator, under another `@locked`, or no function.
     """
     if isinstance(function, Proxy | Task):
         raise ConfigurationError("@locked stands above @app.task; it must stand below, next to the function")
@@ -47,3 +48,8 @@ def refuse_target(function: object) -> None:
         raise ConfigurationError(f"@locked is on {function.__name__}, a generator; its body would run without the lock")
     if not inspect.isroutine(function):
         raise ConfigurationError(f"@locked is on {function!r:.60}, which is no function; {_EXAMPLE}")
+    if MARK in getattr(function, "__dict__", ()):
+        raise ConfigurationError(
+            f'two @locked on {function.__name__}; write @locked(["account:{{account_id}}", "user:{{user_id}}"]): '
+            "only the outer lock could send the task back"
+        )

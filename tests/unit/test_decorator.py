@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import inspect
 from types import SimpleNamespace
 from typing import Any
@@ -86,9 +87,17 @@ class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
     name = "charge-class"
 
 
+@functools.wraps(locked("account:{account_id}")(body))
+def decorated(account_id: int) -> int:
+    """Between the two locks."""
+    return account_id
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
+        (locked("x")(body), r"two @locked on body; write @locked\(\["),
+        (decorated, "two @locked on body"),
         (never, "async def never"),
         (never_either, "async def never_either"),
         (generator, "generator, a generator; its body would run without the lock"),
@@ -96,7 +105,7 @@ class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
         (Charge, "no function"),
         (5, "no function"),
     ],
-    ids=["async", "async generator", "generator", "task", "class", "number"],
+    ids=["locked", "locked below", "async", "async generator", "generator", "task", "class", "number"],
 )
 def test_above_what_is_no_plain_function_it_is_refused(function: Any, said: str) -> None:  # noqa: ANN401 - that is the point
     with pytest.raises(ConfigurationError, match=said):
