@@ -346,12 +346,12 @@ def test_without_a_quorum_the_state_is_unknown(
 ) -> None:
     with client.lock(NAME, ttl=10, wait_for_release=False):
         kill_all(nodes.servers[:3])
-        assert main.main(["status", "--nodes", ",".join(nodes.urls)]) == main.NO_QUORUM
+        assert main.main(["status", "--timeout", "5", "--nodes", ",".join(nodes.urls)]) == main.NO_QUORUM
         said = capsys.readouterr().out.splitlines()
         assert said[0] == "The state of the locks is unknown: 2 of 5 nodes report it, 3 are needed."
         assert [line for line in said if NAME in line and "unconfirmed" in line]
         assert [label(server) in "\n".join(said) for server in nodes.servers[:3]] == [True] * 3
-        main.main(["status", "--json", "--nodes", ",".join(nodes.urls)])
+        main.main(["status", "--timeout", "5", "--json", "--nodes", ",".join(nodes.urls)])
         told = json.loads(capsys.readouterr().out)
         assert (told["is_known"], told["problem"]) == (False, said[0])
 

@@ -95,7 +95,7 @@ def test_a_user_who_may_not_run_what_the_lock_needs(instead: Callable[..., list[
     rules = ("--user", "limited", "on", f">{CANARY}", "~*", "+@all", f"-{command}")
     urls = instead(*rules, address=f"?username=limited&password={CANARY}")
     assert found(urls) == {"permissions": Level.WARNING}
-    (finding,) = [one for one in doctor.check(Settings(nodes=",".join(urls))) if one.code == "permissions"]
+    (finding,) = [one for one in doctor.check(Settings(nodes=",".join(urls)), timeout=5.0) if one.code == "permissions"]
     if command != "info":
         assert command.upper().replace("|", " ") in finding.what
 
@@ -172,7 +172,7 @@ def test_every_check_that_was_made_or_left_out_has_a_line(
     assert (unreachable.code, "read.sock" in unreachable.where) == ("unreachable", True)
     for name in ("READ", "WRITE"):
         monkeypatch.setenv(f"CELERY_BROKER_{name}_URL", f"unix:///nowhere/{name}.sock")
-    silent = [one.where for one in doctor.check(settings, app=app) if one.code == "unreachable"]
+    silent = [one.where for one in doctor.check(settings, app=app, timeout=5.0) if one.code == "unreachable"]
     assert [where.rpartition("/")[2] for where in silent] == ["READ.sock", "WRITE.sock"], "as Celery does"
 
 
@@ -223,7 +223,8 @@ def test_the_command_ends_with_the_worst_as_its_status(
 
 
 def test_the_command_ends_with_2_where_it_is_unsafe(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["doctor", "--nodes", ",".join(nodes.urls), "--ttl", "60"]) == Level.UNSAFE
+    words = ["doctor", "--nodes", ",".join(nodes.urls), "--timeout", "5", "--ttl", "60"]
+    assert main.main(words) == Level.UNSAFE
     assert "ttl is 60.0 s, longer than max_ttl" in capsys.readouterr().out
 
 

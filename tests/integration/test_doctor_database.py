@@ -288,7 +288,7 @@ def test_the_command_checks_the_database(
     engine = create_engine(postgresql_url(pg_address))
     Base.metadata.create_all(engine)
     engine.dispose()
-    options = ["doctor", "--nodes", ",".join(nodes.urls), "--json"]
+    options = ["doctor", "--nodes", ",".join(nodes.urls), "--timeout", "5", "--json"]
     assert main.main([*options, "--database", postgresql_url(pg_address)]) == 1
     codes = [finding["code"] for finding in json.loads(capsys.readouterr().out)["findings"]]
     assert codes[0] == "timeout"

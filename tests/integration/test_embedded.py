@@ -62,7 +62,7 @@ def test_nodes_on_ports_give_other_users_no_administration(version: str) -> None
         for words in ADMINISTRATION.split(";"):
             with pytest.raises(ResponseError, match=r"(?i)no permissions|not allowed"):
                 redis.execute_command(*words.split())
-        (node,) = cluster_status(nodes.urls).nodes
+        (node,) = cluster_status(nodes.urls, timeout=5.0).nodes
         assert (node.reason, node.missing, node.unreported) == ("", (), ())
 
 
