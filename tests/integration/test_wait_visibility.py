@@ -16,7 +16,7 @@ import pytest
 
 from redlock import LockContended, Redlock, _log
 from redlock._locking import wait_report
-from redlock.admin.cluster_status import cluster_status
+from redlock.admin.cluster_status import ClusterStatus, cluster_status
 from redlock.cli.status_table import table
 from redlock.testing.redis_server import Cluster
 from tests.integration.alarms import alarm
@@ -122,7 +122,7 @@ def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, he
 
 
 def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
-    lease = leased(rival, NAME, owner_label="holder")
+    lease = leased(rival, NAME, owner_label="holder", renew=True)
     with waiting(client, "first", "second"):
         expected = [("first", 1, "holder"), ("second", 2, "holder")]
         eventually(lambda: seen(nodes) == expected, "both waiters", every=0.1)
@@ -154,7 +154,7 @@ def test_redlock_run_is_a_waiter_until_it_is_killed(nodes: Cluster, rival: Redlo
 
 
 def test_status_lists_waiters(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
-    lease = leased(rival, NAME, owner_label="holder")
+    lease = leased(rival, NAME, owner_label="holder", renew=True)
     with waiting(client, "waiter"):
         eventually(lambda: seen(nodes), "the waiter", every=0.1)
         *_, heading, line = table(cluster_status(nodes.urls, timeout=5.0)).splitlines()
@@ -188,13 +188,21 @@ def test_a_flood_of_empty_reports_is_cut(nodes: Cluster) -> None:
 
 def test_a_flood_of_waiters_is_cut_and_said_to_be_more(nodes: Cluster, client: Redlock) -> None:
     rows = [[[NAME], f"waiter-{number:04}", time.time()] for number in range(300)]
-    with client.lock(NAME):
+
+    def flooded(resources: int) -> ClusterStatus | None:
+        """The status after a report; None if the report was too old by then."""
         for redis in raws(nodes.servers):
             redis.execute_command(*wait_report.write_command("process", json.dumps(rows)))
-        seen = cluster_status(nodes.urls, timeout=5.0, resources=20)
+        status = cluster_status(nodes.urls, timeout=5.0, resources=resources)
+        return status if status.waiters else None
+
+    with client.lock(NAME):
+        seen = eventually(lambda: flooded(20), "waiters")
+        assert seen is not None
         assert len(seen.waiters) == 100
         assert seen.more
         assert [lock.waiters for lock in seen.locks] == [300], "all are counted"
-        everything = cluster_status(nodes.urls, timeout=5.0, resources=60)
+        everything = eventually(lambda: flooded(60), "waiters")
+        assert everything is not None
         assert len(everything.waiters) == 300
         assert not everything.more
