@@ -35,8 +35,8 @@ def fresh() -> Iterator[LockNodes]:
 
 @pytest.fixture
 def brief(fresh: LockNodes) -> Iterator[Redlock]:
-    """A client for which a frozen node is soon silent."""
-    with client_of(fresh.urls, ttl=5.0, max_ttl=5.0) as client:
+    """A client for which a frozen node is soon silent, and a restarted node abstains for long."""
+    with client_of(fresh.urls, ttl=5.0, max_ttl=60.0) as client:
         yield client
 
 
