@@ -96,14 +96,16 @@ def test_a_node_that_takes_no_bytes_is_given_up_in_time(nodes: Cluster) -> None:
     """No lock of its rest is valid after the longest TTL. A later round hands the rest over again."""
     with client_of(nodes.urls, node_timeout=100.0, **LASTING) as client:
         lock = held_by_all(client, nodes)
-        client._context.codec.max_ttl_ms = 100
-        pool = client._context.pool
+        (connections,), tries = client._context.pool._sets, client._context.pool._releaser._rounds
         with frozen(*nodes.servers):
             lock.release()
-            assert pool._sets[0].unsent, "the system accepted every byte, so nothing was tested"
-            assert pool._releaser._rounds, "the rest was not handed over"
-            eventually(lambda: not pool._releaser._rounds, "the end of the tries")
-            assert pool._sets[0].unsent, "the rest went out, so nothing was given up"
+            assert connections.unsent, "the system accepted every byte, so nothing was tested"
+            # During each try the set is not among the tries.
+            eventually(lambda: tries, "the rest is handed over")
+            connections.set_deadline(now_ms())
+            client._context.codec.max_ttl_ms = 100
+            eventually(lambda: connections.is_settled and not tries, "the end of the tries")
+            assert connections.unsent, "the rest went out, so nothing was given up"
 
 
 def test_a_closed_client_leaves_unsent_bytes_alone(nodes: Cluster) -> None:
