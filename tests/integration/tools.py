@@ -81,9 +81,14 @@ def outlive(lease: Lease, *others: Lease) -> None:
         one.ensure_valid()
 
 
-def renewed(lease: Lease, *others: Lease) -> None:
-    """Return when each lease has been renewed from now on. No lease may be lost meanwhile."""
+def renewed(lease: Lease, *others: Lease, client: Redlock | None = None) -> None:
+    """Return when each lease has been renewed from now on, at once by this client. No lease may be lost meanwhile."""
     deadlines = {one: one._held().deadline_ms for one in (lease, *others)}
+    if client is not None:
+        begun_ms = now_ms()
+        eventually(lambda: now_ms() > begun_ms, "a later deadline than that of an acquire just now")
+        for one in deadlines:
+            renew_now(client, one)
     eventually(
         lambda: (
             any(one.is_lost for one in deadlines)
