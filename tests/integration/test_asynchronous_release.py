@@ -199,14 +199,15 @@ def test_a_client_that_is_closed_leaves_no_key_on_a_late_node(nodes: Cluster, *,
         assert not redis.exists(*names)
 
 
-def test_a_release_that_was_held_back_for_long_has_its_time(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_was_held_back_for_long_has_its_time(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BackgroundReleaser, "watch", lambda *_: None)
-    with client.lock(NAME, wait_for_release=False) as lease:
-        assert lease._connections is not None
-        lease._connections.releases.returns_at_once = True
-    held_back_ms = now_ms()
-    eventually(lambda: now_ms() - held_back_ms > 2 * connections.RELEASE_MS, "the end of a release's time")
-    assert lease.outcome() is Outcome.RELEASED
+    with client_of(nodes.urls, **LASTING) as client:
+        with client.lock(NAME, wait_for_release=False) as lease:
+            assert lease._connections is not None
+            lease._connections.releases.returns_at_once = True
+        held_back_ms = now_ms()
+        eventually(lambda: now_ms() - held_back_ms > 2 * connections.RELEASE_MS, "the end of a release's time")
+        assert lease.outcome() is Outcome.RELEASED
 
 
 def test_a_forked_child_leaves_pending_releases_to_its_parent(nodes: Cluster, client: Redlock) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Bad = Callable[[Sequence[Proxy]], AbstractContextManager[list[str]]]
     """Makes the servers behind these bad; gives the addresses that lead to them."""
 
-T = 1.5
+T = 2.2
 BOUND = 60.0
 """Twenty times two node timeouts."""
 
@@ -145,13 +145,16 @@ def mixed(nodes: Cluster, kind: str, bad: int, *, later: bool = False) -> Iterat
     """A client of five nodes; the first nodes are bad from the start, or from the first lock on."""
     with proxies(nodes.servers[:bad]) as links:
         if later:
-            with Redlock([*(link.url for link in links), *nodes.urls[bad:]], node_timeout=T, ttl=9.0) as client:
+            with client_of([*(link.url for link in links), *nodes.urls[bad:]], node_timeout=T, **LASTING) as client:
                 with client.lock("before"):
                     pass
                 with CATALOGUE[kind](links):
                     yield client
         else:
-            with CATALOGUE[kind](links) as urls, Redlock([*urls, *nodes.urls[bad:]], node_timeout=T, ttl=9.0) as client:
+            with (
+                CATALOGUE[kind](links) as urls,
+                client_of([*urls, *nodes.urls[bad:]], node_timeout=T, **LASTING) as client,
+            ):
                 yield client
 
 
@@ -256,7 +259,7 @@ def test_a_survey_of_a_bad_node_leaves_no_thread(nodes: Cluster, kind: str) -> N
             assert [node.votes for node in seen.nodes] == [False, True, True, True, True]
             assert seen.nodes[0].reason
 
-        for _ in range(4):
+        for _ in range(3):
             within_the_bound(look, 4 * T)
         # A single further lookup may be under way in the resolver, for any number of probes.
         eventually(lambda: len(threads()) <= (kind == "hanging name resolution"), "the end of the looks")

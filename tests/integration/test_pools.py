@@ -73,7 +73,8 @@ def test_two_tasks_of_one_process_exclude_each_other(in_pool: WorkerFixture) -> 
 @pytest.mark.long
 @pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])
 def test_200_tasks_in_a_process_all_get_the_same_lock(fixture: WorkerFixture, client: Redlock, pool: str) -> None:
-    worker = fixture.start_worker("-P", pool, "--include", FLOWS, "--prefetch-multiplier", "1", concurrency=200)
+    arguments = ["-P", pool, "--include", FLOWS, "--prefetch-multiplier", "1"]
+    worker = fixture.start_worker(*arguments, concurrency=200, **UNLIMITED)
     with client.lock("policy:crowd"):
         before = connections(fixture)
         tasks = [fixture.send(f"{FLOWS}.wait", "crowd") for _ in range(200)]

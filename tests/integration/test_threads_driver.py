@@ -222,14 +222,15 @@ def test_short_locks_notice_frozen_nodes(
     limit_no_pending(monkeypatch)
     caplog.set_level("INFO", "redlock")
     with client_of(nodes.urls, node_timeout=0.2) as client:
-        cycle(client)
+        when_a_quorum_is_there(client)
 
         def is_told() -> bool:
             cycle(client)
             return is_told_of(caplog, [nodes[1], nodes[3]])
 
         with frozen(nodes[1], nodes[3]):
-            eventually(is_told, "both nodes in the log")
+            # On a busy machine another node is late too, and the round has no quorum.
+            eventually(is_told, "both nodes in the log", despite=QuorumUnavailable)
 
 
 def test_a_new_client_works_with_two_frozen_nodes(nodes: Cluster) -> None:
