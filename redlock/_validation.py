@@ -252,7 +252,11 @@ def private(function: Callable[P, T]) -> Callable[P, T]:
             problem = error.with_traceback(None)
         finally:
             del args, kwargs
-        raise problem
+        try:
+            raise problem
+        finally:
+            # The name would keep the error alive until a garbage collection.
+            del problem
 
     return call
 

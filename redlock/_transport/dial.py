@@ -54,7 +54,11 @@ def open_socket(options: AbstractConnection, until: float, each_seconds: float) 
             error = exc
             continue
         return _with_tls(options, sock, until) if isinstance(options, SSLConnection) else sock
-    raise error
+    try:
+        raise error
+    finally:
+        # The name would keep the error and its frames alive until a garbage collection.
+        del error
 
 
 def _left(until: float) -> float:
@@ -129,7 +133,8 @@ class _Resolution:
         try:
             self.addresses = list(socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM))
         except OSError as exc:
-            self.error = exc
+            # Its traceback has a frame with this object.
+            self.error = exc.with_traceback(None)
         except UnicodeError:
             self.error = OSError("its name can't be resolved")
         finally:
@@ -161,7 +166,8 @@ def _addresses(host: str, port: int, until: float) -> list[_Address]:
     if not resolution.done.wait(_left(until)):
         raise TimeoutError("timed out")
     if resolution.error is not None:
-        raise resolution.error
+        # A copy, because several threads raise it.
+        raise type(resolution.error)(*resolution.error.args)
     return resolution.addresses
 
 

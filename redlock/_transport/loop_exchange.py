@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from collections import deque
 from contextvars import Context
 from typing import TYPE_CHECKING
@@ -99,16 +100,18 @@ class LoopExchange(Signal):
             ConnectionFailed: The system did not accept the whole request, or the connection has failed before.
             UnreadableReply: As for `answer`; also `UnsuitableNode`.
         """
+        if self._failure is None:
+            try:
+                reason = "" if self._exchange.sock.send(words) == len(words) else _FULL
+            except NOT_NOW:
+                reason = _FULL
+            except OSError as exc:
+                reason = reason_of(exc)
+            if reason:
+                self._fail(ConnectionFailed(reason))
         if self._failure is not None:
-            raise self._failure
-        try:
-            reason = "" if self._exchange.sock.send(words) == len(words) else _FULL
-        except NOT_NOW:
-            reason = _FULL
-        except OSError as exc:
-            reason = reason_of(exc)
-        if reason:
-            raise self._fail(ConnectionFailed(reason))
+            # A copy: the frame of this method would keep the error alive, and the error the frame.
+            raise copy.copy(self._failure)
         self._is_ignored.append(is_answer_ignored)
 
     async def wait(self, seconds: float) -> None:
@@ -128,7 +131,7 @@ class LoopExchange(Signal):
         if not (self.has_answer or self._exchange.is_inherited):
             self._on_readable()
         if not self._answers:
-            raise self._failure or NoReply("no answer in time")
+            raise copy.copy(self._failure or NoReply("no answer in time"))
         return self._answers.popleft()
 
     def _on_readable(self) -> None:
@@ -151,10 +154,9 @@ class LoopExchange(Signal):
         else:
             self._answers.append(reply)
 
-    def _fail(self, failure: Exception) -> Exception:
-        self._failure = failure
+    def _fail(self, failure: Exception) -> None:
+        self._failure = failure.with_traceback(None)
         self._loop.remove_reader(self._exchange.sock)
-        return failure
 
     def close(self) -> None:
         """End the connection. A forked child does not touch the loop, which the parent shares."""

@@ -22,6 +22,10 @@ class NoReply(ConnectionFailed):
 
 def reason_of(error: OSError) -> str:
     """The reason of a failed read or write, in lower case. Raises an error again that comes from the application."""
-    if error.errno is None:
-        raise error
-    return error.strerror.lower() if error.strerror else str(error)
+    try:
+        if error.errno is None:
+            raise error
+        return error.strerror.lower() if error.strerror else str(error)
+    finally:
+        # The name would keep the error and its frames alive until a garbage collection.
+        del error

@@ -83,32 +83,42 @@ class Policy(NamedTuple):
         if delivery is not None:
             delivery.waiting(error.lock_name, holder)
             self.drop_finished_copy(error.lock_name, delivery)
-            if delivery.is_of_this_task(holder):
-                return self._requeue_copy(error, error.lock_name, delivery)
-        again = delivery is not None and delivery.must_run
-        if self.on_conflict == "skip" and isinstance(error, LockContended) and not again:
-            _log.info("skipped", resource=error.resource, holder=error.holder)
-            return {"status": "skipped", "resource": error.resource, "holder": error.holder}
-        if not (self.on_conflict == "requeue" or again) or delivery is None or not delivery.has_a_queue:
+        if delivery is not None and delivery.is_of_this_task(holder):
+            waits_on = self._requeue_copy(error, error.lock_name, delivery)
+        else:
+            again = delivery is not None and delivery.must_run
+            if self.on_conflict == "skip" and isinstance(error, LockContended) and not again:
+                _log.info("skipped", resource=error.resource, holder=error.holder)
+                return {"status": "skipped", "resource": error.resource, "holder": error.holder}
+            waits_on = (
+                (self.on_conflict == "requeue" or again)
+                and delivery is not None
+                and delivery.has_a_queue
+                and self._requeue(error, error.lock_name, delivery)
+            )
+        if waits_on:
+            return None
+        try:
             raise error
-        return self._requeue(error, error.lock_name, delivery)
+        finally:
+            # The name would keep the error and its frames alive until a garbage collection.
+            del error
 
     def _may_go_back(self, delivery: Delivery) -> bool:
         return self.max_requeues is None or delivery.requeue_count < self.max_requeues or delivery.must_run
 
-    def _requeue(self, error: RedlockError | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery) -> None:
+    def _requeue(self, error: RedlockError | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery) -> bool:
+        """Send the task back to the queue. False if that is not possible: then the caller raises the error."""
         count = delivery.requeue_count + 1
         if not self._may_go_back(delivery):
-            raise error
+            return False
         pause = _pause_or_failure(delivery.requeue, _longest(count))
         if isinstance(pause, Exception):
             delivery.not_sent(pause)
-            if isinstance(error, Stale) and isinstance(pause, EncodeError | NoWayBack):
-                # The body has ended, so no lock can end the wait. The broker will not take the message later either.
-                raise error
-            return
+            # After the body, no lock can end the wait. If the message can't be sent, no broker takes it later either.
+            return not (isinstance(error, Stale) and isinstance(pause, EncodeError | NoWayBack))
         if pause is None:
-            raise error
+            return False
         _log.info("requeued", task=delivery.task_id, resource=resource, count=count, countdown=f"{pause:.2f}")
         if delivery.has_met or delivery.has_begun:
             raise Ignore(str(error))
@@ -133,14 +143,14 @@ class Policy(NamedTuple):
             raise Ignore(f"this copy of the task arrived after its expiry: {delivery.task_id}")
 
     @staticmethod
-    def _requeue_copy(error: RedlockError | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery) -> None:
-        """Send a copy back to the queue while its first copy runs, in all three modes."""
+    def _requeue_copy(error: RedlockError | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery) -> bool:
+        """Send a copy back to the queue while its first copy runs, in all three modes; False as for `_requeue`."""
         if not delivery.has_a_queue:
-            raise error
+            return False
         pause = _pause_or_failure(delivery.requeue_copy, _longest(delivery.meetings + 1))
         if isinstance(pause, Exception):
             delivery.not_sent(pause)
-            return
+            return True
         _log.info("duplicate", task=delivery.task_id, resource=resource, then="requeued", countdown=f"{pause:.2f}")
         raise Ignore(f"a copy of this task is at work: {error}")
 
@@ -148,14 +158,13 @@ class Policy(NamedTuple):
         """Requeue the task if the soft time limit ended the wait for the lock.
 
         Where the policy requeues, the end of the wait is no failure of the task. If the message can't be sent, or the
-        hard time limit leaves no time for that, the received message returns to the broker.
+        hard time limit leaves no time for that, the received message returns to the broker. If none of these is
+        possible, as after `max_requeues`, the caller raises its own exception.
 
         Raises:
             Retry: The task is back in the queue.
             Ignore: The same, for a copy of a task that runs or has run.
             Returned: The broker takes the message back.
-            SoftTimeLimitExceeded: The task went back `max_requeues` times, or would expire before its return. Without
-                any of these, the caller raises its own exception.
         """
         if delivery is None or not delivery.has_a_queue:
             return
@@ -168,7 +177,8 @@ class Policy(NamedTuple):
             delivery.return_to_broker(resource)
         if delivery.can_be_sent:
             requeue = self._requeue_copy if delivery.has_met else self._requeue
-            requeue(limit, resource, delivery)
+            if not requeue(limit, resource, delivery):
+                return
         delivery.return_to_broker(resource)
 
 

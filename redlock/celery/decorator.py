@@ -259,6 +259,8 @@ def _requeue(stale: Stale, policy: Policy, delivery: Delivery) -> None:
     except SoftTimeLimitExceeded as limit:
         policy.on_soft_time_limit(limit, stale.lock_name, delivery)
         raise
+    finally:
+        del stale  # see `Policy.apply`
 
 
 def _max_hold_ms(max_hold: float | None, task: Task | None) -> int | None:

@@ -172,9 +172,7 @@ def enter(transaction: Transaction, given: Given) -> Passed:
             code = sql.code_of(error)
             if code in sql.RETRYABLE and attempt < _TRIES:
                 continue
-            explained = _explained(transaction, code)
-            if explained is not None:
-                raise explained from error
+            _explain(transaction, code, error)
             raise
 
 
@@ -193,9 +191,7 @@ def purge(transaction: Transaction, older_than: float, limit: int) -> None:
         transaction.commit(lambda: None)
     except BaseException as error:
         transaction.rollback(error)
-        explained = _explained(transaction, sql.code_of(error))
-        if explained is not None:
-            raise explained from error
+        _explain(transaction, sql.code_of(error), error)
         raise
 
 
@@ -238,20 +234,20 @@ def _is_new(transaction: Transaction, operation: str) -> bool:
     return bool(rows) or bool(transaction.dialect.verdict)
 
 
-def _explained(transaction: Transaction, code: str) -> ConfigurationError | None:
+def _explain(transaction: Transaction, code: str, error: BaseException) -> None:
+    """Raise the remedy for an error with this code, if there is one."""
     dialect = transaction.dialect
     if code in sql.MISSING_TABLE:
         statements = "; ".join(dialect.create)
-        return ConfigurationError(
+        raise ConfigurationError(
             f"the tables of the fence are missing in this {dialect.name} database, where names without a schema are "
             f"found; create them with: {statements}"
-        )
+        ) from error
     if code in sql.READ_ONLY:
-        return ConfigurationError(
+        raise ConfigurationError(
             f"this {dialect.name} database is read-only; a fenced transaction needs the primary server"
-        )
+        ) from error
     if code in sql.TRANSACTION_OPEN:
-        return ConfigurationError(
+        raise ConfigurationError(
             "a transaction is open; the fence must be the first statement, so commit or roll back first"
-        )
-    return None
+        ) from error

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from celery import Celery
+from redis.connection import Connection
 
 from redlock import LockContended, NoThread, QuorumUnavailable, Redlock, RedlockError
+from redlock._transport.dial import open_socket
+from redlock._transport.socket_errors import reason_of
+from redlock.celery import locked
 from redlock.testing.redis_server import Cluster
 from tests.integration import asyncio_tools
-from tests.integration.tools import client_of, leased
+from tests.integration.tools import client_of, leased, node_timeout
 from tests.no_threads import no_thread
 
+APP = Celery(set_as_current=False, broker="memory://")
 NOWHERE = [f"redis://127.0.0.1:{port}" for port in (1, 2, 3)]
 
 
@@ -69,3 +76,52 @@ async def test_the_error_of_a_held_lock_is_gone_in_a_task(held: Cluster, wait: f
         except LockContended as caught:
             kept = weakref.ref(caught)
         assert kept() is None
+
+
+def dialled(host: str) -> Callable[[], object]:
+    """A dial of port 1 of this host."""
+    options = Connection(host=host, port=1)  # type: ignore[no-untyped-call]
+    return lambda: open_socket(options, time.monotonic() + 100, 100)
+
+
+def in_a_signal_handler() -> None:
+    """A read that the time limit of an application has ended."""
+    try:
+        raise TimeoutError
+    except TimeoutError as error:
+        reason_of(error)
+
+
+def errors_left() -> list[BaseException]:
+    """The errors that only a garbage collection frees."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return [left for left in gc.garbage if isinstance(left, BaseException)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [dialled("127.0.0.1"), dialled("name.invalid"), in_a_signal_handler, lambda: Redlock("redis://127.0.0.1:99999")],
+    ids=["dial", "name", "signal", "settings"],
+)
+def test_no_error_waits_for_the_collector(fails: Callable[[], object]) -> None:
+    with pytest.raises((OSError, RedlockError)):
+        fails()
+    assert not errors_left()
+
+
+@pytest.mark.parametrize("on_conflict", ["raise", "requeue"])
+def test_the_error_of_a_task_is_gone(held: Cluster, on_conflict: str) -> None:
+    APP.conf.update(redlock_nodes=held.urls, redlock_ttl=9.0, redlock_node_timeout=node_timeout(9.0))
+
+    @APP.task(name=f"tests.dropped.{on_conflict}")
+    @locked("held", on_conflict=on_conflict)  # type: ignore[arg-type]  # one of the modes
+    def fails() -> None: ...
+
+    with pytest.raises(LockContended):
+        fails()
+    assert not errors_left()

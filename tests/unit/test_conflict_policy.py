@@ -40,7 +40,7 @@ def policy(on_conflict: str = "requeue", max_requeues: int | None = None) -> Pol
 
 
 def overtime(chosen: Policy, delivery: Delivery | None) -> None:
-    """The soft time limit ends the wait for the lock."""
+    """The soft time limit ends the wait for the lock; the caller raises the limit if this call raises nothing."""
     chosen.on_soft_time_limit(LIMIT, "account:42", delivery)
 
 
@@ -222,9 +222,7 @@ def test_overtime_requeues_the_task(
 
 @pytest.mark.parametrize(("limit", "fields"), [(0, {}), (5, {"headers": {REQUEUES: 5}})])
 def test_overtime_counts_as_a_way_back(running: Deliver, sent: Sent, limit: int, fields: dict[str, Any]) -> None:
-    with pytest.raises(SoftTimeLimitExceeded) as caught:
-        overtime(policy(max_requeues=limit), running(**fields))
-    assert caught.value is LIMIT
+    overtime(policy(max_requeues=limit), running(**fields))
     assert not sent
 
 
@@ -255,8 +253,7 @@ def test_overtime_does_not_wait_for_the_broker_until_the_kill(
         with pytest.raises(Returned):
             overtime(policy(max_requeues=limit), delivery)
     assert not sent
-    with pytest.raises(SoftTimeLimitExceeded):
-        overtime(policy(max_requeues=5), running(headers={REQUEUES: 5}))
+    overtime(policy(max_requeues=5), running(headers={REQUEUES: 5}))
 
 
 @pytest.mark.parametrize(("seconds", "change"), [(15, {}), (1, {"acks_late": False}), (1, {"x-delivery-count": 19})])

@@ -290,16 +290,20 @@ def test_a_failed_commit_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert database.steps[2:] == ["rollback"]
 
 
-def test_an_error_after_the_commit_keeps_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("statement", "call"), [("none", lambda database: _fence.enter(database, GIVEN).leave(None)), *CALLS]
+)
+def test_an_error_of_the_fence_keeps_no_frame(
+    monkeypatch: pytest.MonkeyPatch, statement: str, call: Callable[[Database], object]
+) -> None:
     """A frame of the block can keep a cursor, and SQLite a file locked."""
-    database = Database(SQLITE)
-    passed = _fence.enter(database, GIVEN)
+    database = Database(SQLITE, (statement, DatabaseError("42P01")))
     monkeypatch.setattr(database, "commit", lambda _confirm: Broken())
     gc.collect()
     gc.disable()
     try:
-        passed.leave(None)
-    except Broken as error:
+        call(database)
+    except (Broken, ConfigurationError) as error:
         kept = weakref.ref(error)
     finally:
         gc.enable()
