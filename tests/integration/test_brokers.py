@@ -94,6 +94,14 @@ class Place:
         """The notes of a task's bodies."""
         return [json.loads(text) for text in self.store.lrange(f"ran:{task_id}", 0, -1)]
 
+    def reach_the_soft_limit(self, task_id: str, waits: str, times: int = 1) -> None:
+        """Send the signal of Celery's timer when the log says that often that the task waits.
+
+        On a busy machine the timer could strike before the wait, or in the body after it.
+        """
+        eventually(lambda: self.log.count(waits) >= times, "a task that waits", every=0.05)
+        os.kill(int(str(self.store.get(f"pid:{task_id}"))), signal.SIGUSR1)
+
     def close(self) -> None:
         """Stop all workers and servers."""
         for worker in self._workers:
@@ -216,7 +224,8 @@ def test_a_task_that_cannot_be_sent_waits_in_its_slot(at: Place) -> None:
 
 def test_a_soft_time_limit_in_the_slot_returns_the_message(at: Place) -> None:
     with at.client.lock("brokers:over"):
-        task = at.send("stay", "over", soft_time_limit=1)
+        task = at.send("stay", "over", soft_time_limit=600)
+        at.reach_the_soft_limit(task, f"requeue-failed task={task} ")
         eventually(lambda: len(at.arrived(task)) >= 2, "the message for the second time", every=0.05)
     eventually(lambda: at.ran(task), "the body", every=0.05)
 
@@ -227,7 +236,8 @@ def test_a_soft_time_limit_in_the_slot_returns_the_message(at: Place) -> None:
 
 def test_a_soft_time_limit_in_the_wait_requeues_the_task(at: Place) -> None:
     with at.client.lock("brokers:early"):
-        task = at.send("linger", "early", soft_time_limit=1)
+        task = at.send("linger", "early", soft_time_limit=600)
+        at.reach_the_soft_limit(task, "waiting resource=brokers:early ")
         eventually(lambda: len(at.arrived(task)) >= 2, "the message for the second time", every=0.05)
     eventually(lambda: at.ran(task), "the body", every=0.05)
 
@@ -237,7 +247,9 @@ def test_a_soft_time_limit_in_the_wait_requeues_the_task(at: Place) -> None:
 
 def test_a_soft_time_limit_ends_a_task_that_went_back_often(at: Place) -> None:
     with at.client.lock("brokers:once"):
-        task = at.send("once", "once", soft_time_limit=1)
+        task = at.send("once", "once", soft_time_limit=600)
+        for times in (1, 2):
+            at.reach_the_soft_limit(task, "waiting resource=brokers:once ", times)
         with pytest.raises(SoftTimeLimitExceeded):
             at.app.AsyncResult(task, backend=at.results).get(timeout=60)
     assert len(at.arrived(task)) == 2

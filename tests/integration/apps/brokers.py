@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from celery import Celery, Task
-from celery.signals import task_received
+from celery.signals import task_prerun, task_received
 from kombu.entity import Exchange, Queue
 from redis import Redis
 
@@ -54,6 +54,11 @@ def _write_down(request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's sign
         "embedded": message.payload[2],
     }
     store.rpush(f"arrived:{request.id}", json.dumps(about, default=str))
+
+
+@task_prerun.connect
+def _note_process(task_id: str, **_: Any) -> None:  # noqa: ANN401 - as above
+    store.set(f"pid:{task_id}", os.getpid())
 
 
 def ran(task: Task, *about: object) -> None:
