@@ -70,13 +70,15 @@ def _is_in(ends: Collection[str], task: Task, earlier: dict[str, Any] | None, se
     if earlier is not None and earlier["status"] in ends:
         _restore(task, earlier)
         return True
-    until = time.monotonic() + seconds
-    while (meta := _stored(task)) is not None:
+    # Looks are counted, not seconds: after a pause of the machine, the other run needs a moment to store its end.
+    for look in range(round(seconds / _POLL_SECONDS) + 1):
+        if look:
+            time.sleep(_POLL_SECONDS)
+        meta = _stored(task)
+        if meta is None:
+            return False
         if meta["status"] in ends:
             return True
-        if time.monotonic() >= until:
-            return False
-        time.sleep(_POLL_SECONDS)
     return False
 
 

@@ -148,8 +148,13 @@ class WorkerFixture:
 
     def result(self, task_id: str) -> Any:  # noqa: ANN401 - whatever the task returns
         """The result of a task; raises the task's own exception."""
-        eventually(lambda: self.state(task_id) in {"SUCCESS", "FAILURE", "REVOKED"}, f"the end of task {task_id}")
-        meta = self._results.get_task_meta(task_id, cache=False)
+
+        def end() -> dict[str, Any]:
+            """The final state; later a copy can hide it for a moment."""
+            meta: dict[str, Any] = self._results.get_task_meta(task_id, cache=False)
+            return meta if meta["status"] in {"SUCCESS", "FAILURE", "REVOKED"} else {}
+
+        meta = eventually(end, f"the end of task {task_id}")
         if meta["status"] != "SUCCESS":
             raise meta["result"] from RuntimeError(meta["traceback"])
         return meta["result"]

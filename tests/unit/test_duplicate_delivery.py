@@ -37,10 +37,10 @@ def free() -> None:
 
 
 class Clock:
-    """A clock that only sleeping moves."""
+    """A clock that only sleeping moves, with a pause of the machine in each sleep."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now = self.pause = 0.0
 
     def monotonic(self) -> float:
         """The time."""
@@ -48,7 +48,7 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         """Move it."""
-        self.now += seconds
+        self.now += seconds + self.pause
 
 
 @pytest.fixture(autouse=True)
@@ -122,9 +122,13 @@ def test_a_copy_that_met_the_first_ends_with_it(state: str) -> None:
     assert delivery.is_finished(awaits_result=True)
 
 
+@pytest.mark.parametrize("pause", [0.0, 3.0], ids=["", "the machine stands still"])
 @pytest.mark.parametrize("mark", [{"copy": 1}, {"redelivered": True}], ids=["has met", "redelivered"])
-def test_a_copy_waits_for_an_end_that_is_being_stored(monkeypatch: pytest.MonkeyPatch, mark: dict[str, Any]) -> None:
+def test_a_copy_waits_for_an_end_that_is_being_stored(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, mark: dict[str, Any], pause: float
+) -> None:
     """Of a task that releases its lock, and then stores its result: the copy may come in between."""
+    clock.pause = pause
     states = iter(["STARTED", "STARTED", "SUCCESS"])
     store("STARTED")
     delivery = delivered(**mark)
