@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.tools import ROOT
+from tests.integration.tools import ROOT, eventually
 
 INTERRUPTED = "touch .venv/partial; kill -9 $$PPID"
 ALONE = "mkdir .venv/busy && echo a call >> calls && rmdir .venv/busy"
@@ -55,7 +55,13 @@ def test_an_interrupted_set_up_begins_anew(checkout: Path, target: str) -> None:
 
 def test_an_environment_is_kept_unless_its_python_is_gone(checkout: Path) -> None:
     assert make(checkout, ".venv/.ready") == 0
-    (checkout / "pyproject.toml").touch()
+    changed, ready = checkout / "pyproject.toml", checkout / ".venv" / ".ready"
+
+    def is_newer() -> bool:
+        changed.touch()
+        return changed.stat().st_mtime_ns > ready.stat().st_mtime_ns
+
+    eventually(is_newer, "the next step of the clock of files")
     kept, python = checkout / ".venv" / "kept", checkout / ".venv" / "bin" / "python"
     assert make(checkout, ".venv/.ready", f"touch {kept}") == 0
     for gone in (python.resolve().with_name("gone"), "/bin/false"):
