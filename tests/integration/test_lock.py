@@ -110,7 +110,8 @@ def test_not_blocking_and_a_timeout_of_zero_both_mean_one_try(
 
         assert tries(blocking=False) == 1
         assert tries(blocking_timeout=0) == 1
-        assert tries(blocking_timeout=1.0) > 1
+        # An attempt that a pause of the machine makes long leaves no time for another.
+        eventually(lambda: tries(blocking_timeout=1.0) > 1, "a second attempt")
 
 
 def test_arguments_of_acquire_override_the_settings_of_the_lock(client: Redlock, rival: Redlock) -> None:
