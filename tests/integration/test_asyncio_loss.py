@@ -275,7 +275,8 @@ def test_a_loop_that_is_blocked_during_an_acquire_gets_a_lease(
         async with Redlock(shared.urls, node_timeout=1.5, ttl=3.2) as client:
             if turns is not None:
                 await client.lock(name).locked()
-                await until(lambda: client._context.parts().connections.state.is_ready(now_ms()), "all are connected")
+                nodes = client._context.parts().connections.state.all
+                await until(lambda: all(one.is_fit for one in nodes), "all are connected")
             lock = client.lock(name)
             task = asyncio.create_task(acquire(lock))
             for _ in range(turns or 0):

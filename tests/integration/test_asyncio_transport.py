@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from redlock import QuorumUnavailable, RedlockError
-from redlock._clock import now_ms, wall_us
+from redlock._clock import wall_us
 from redlock._core import protocol
 from redlock._core.commands import Acquire, Round
 from redlock._core.vote_tally import VoteTally
@@ -33,7 +33,7 @@ async def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkey
     async with client_of(shared.urls) as client, client.lock(NAME, renew=False):
         connections = client._context.parts().connections
         state = connections.state
-        await until(lambda: state.is_ready(now_ms()) and not state.is_awaited, "all have answered")
+        await until(lambda: all(one.is_fit for one in state.all) and not state.is_awaited, "all have answered")
         begun: list[Round] = []
         ended: list[VoteTally] = []
         begin, finish = state.begin, state.finish
@@ -64,7 +64,7 @@ async def test_a_round_ends_at_once_when_its_client_is_closed(shared: Cluster, a
         connections = client._context.parts().connections
         if awaited == "replies":
             assert not await client.lock(NAME).locked()
-            await until(lambda: connections.state.is_ready(now_ms()), "all are connected")
+            await until(lambda: all(one.is_fit for one in connections.state.all), "all are connected")
         with frozen(*shared.servers):
             execution = connections.start(protocol.inspect(NAME))
             assert bool(connections.awaits_dial) is (awaited == "dials")
