@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SINCE = "redlock_since"
 """Message header: the first delivery of a task that went back to the queue without its lock (Unix time)."""
+ATTEMPT = "redlock_attempt"
+"""Message header: the attempt that went back."""
 _SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
 """Seconds. RabbitMQ delays messages of quorum queues by whole seconds (Celery's native delayed delivery)."""
 _CONFIRM_SECONDS, _SEND_SECONDS = 10, 15
@@ -38,7 +40,7 @@ _PAUSES_IN_TIMEOUT = 3
 _ON_THE_WAY = 1.0
 """Seconds that an expiring message may take from the end of its pause to a worker."""
 _RETRY_MS, _LAST_RETRY_MS = 1_000, 30_000
-_MARKS = (REQUEUES, SINCE, CONTENT_TYPE, NAMES, COPY, EARLIER, ORIGIN, EXPIRES)
+_MARKS = (REQUEUES, SINCE, ATTEMPT, CONTENT_TYPE, NAMES, COPY, EARLIER, ORIGIN, EXPIRES)
 _DELIVERY_COUNT, _DELIVERY_LIMIT = "x-delivery-count", 20
 """By default, RabbitMQ 4 drops a message of a quorum queue after so many returns."""
 
@@ -56,6 +58,10 @@ class Delivery:
         headers = self._request.headers or {}
         # Taken out, so that a retry does not find them.
         marks = {name: headers.pop(name, found.pop(name, None)) for name in _MARKS}
+        self._attempt = Attempt.of(self._request)
+        if marks[ATTEMPT] not in (None, list(self._attempt)):
+            # Celery's main process sends a retry of a killed run with the marks of that run (`retry_on_worker_lost`).
+            marks |= dict.fromkeys((REQUEUES, SINCE, COPY))
         self.requeue_count = _count(marks[REQUEUES])
         """How often it went back to the queue."""
         since = marks[SINCE]
@@ -73,7 +79,6 @@ class Delivery:
         self.has_met = self.meetings > 0
         """Whether this message is a copy that found the first copy running, in this run or an earlier run."""
         self._holder: object = None
-        self._attempt = Attempt.of(self._request)
         self.has_expired = expiry.restore(self._request, marks[EXPIRES])
         """Whether this copy expired while Celery did not see its expiry."""
         self._failures = 0
@@ -193,7 +198,7 @@ class Delivery:
         app = self._task.app
         is_amqp = _is_amqp(app)
         user_id = (_connection(app).userid or "guest") if is_amqp else None
-        marks = marks | (expiry.hidden(self._request) if hides else {})
+        marks = marks | {ATTEMPT: list(self._attempt)} | (expiry.hidden(self._request) if hides else {})
         options = self._content.options(marks, user_id) | self._place() | {"countdown": pause}
         if hides:
             options["expires"] = None

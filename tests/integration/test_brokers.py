@@ -159,11 +159,11 @@ def sent(at: Place, task_id: str) -> None:
 
 def essence(message: dict[str, Any]) -> dict[str, Any]:
     """The constant part of a returned message: all but the times, the counts and RabbitMQ's headers."""
-    own = ("eta", "expires", "redlock_requeues", "redlock_since", "traceparent", "headers", "sentry-trace", "parent_id")
+    own = ("eta", "expires", "traceparent", "headers", "sentry-trace", "parent_id")
     headers = {name: value for name, value in message["headers"].items() if name not in own}
     properties = message["properties"]
     return {
-        "headers": {name: value for name, value in headers.items() if not name.startswith("x-")},
+        "headers": {name: value for name, value in headers.items() if not name.startswith(("x-", "redlock_"))},
         "properties": {
             name: properties.get(name)
             for name in ("reply_to", "correlation_id", "priority", "delivery_mode", "app_id", "message_id", "type")

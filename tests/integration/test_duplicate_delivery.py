@@ -14,6 +14,7 @@ from celery.canvas import Signature
 from celery.result import AsyncResult
 from redis import Redis
 
+from tests import versions
 from tests.integration.shell import is_running
 from tests.integration.tools import client_of, eventually, run_out
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture, shell
@@ -204,6 +205,21 @@ def test_a_copy_of_a_lost_run_waits_for_any_other_holder(fixture: WorkerFixture,
             eventually(lambda: f"requeued task={task} " in forgetful.log, "the copy that goes back", every=0.05)
         assert "skipped" not in forgetful.log
     go(fixture, "lost", 2)
+    assert fixture.result(task) == 2
+
+
+@versions.needs_celery_5_7
+def test_celerys_retry_of_a_killed_run_begins_its_count_anew(fixture: WorkerFixture, worker: Worker) -> None:
+    with client_of(fixture.nodes.urls) as client:
+        with client.lock("copies:killed"):
+            task = str(called(fixture, "killed", "killed").apply_async().id)
+            first = f"requeued task={task} resource=copies:killed count=1 "
+            eventually(lambda: first in worker.log, "the first run back in the queue", every=0.05)
+        pid = eventually(lambda: fixture.store.hget(f"pids:{task}", "1"), "its process id")
+        with client.lock("copies:killed"):
+            os.kill(int(pid or 0), signal.SIGKILL)
+            eventually(lambda: worker.log.count(first) == 2, "the retry back in the queue", every=0.05)
+    go(fixture, "killed", 2)
     assert fixture.result(task) == 2
 
 

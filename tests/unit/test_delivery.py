@@ -13,7 +13,7 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from redlock.celery import delivery as module
-from redlock.celery.delivery import SINCE, Returned
+from redlock.celery.delivery import ATTEMPT, SINCE, Returned
 from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.message_content import CONTENT_TYPE, NAMES
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin
@@ -65,7 +65,7 @@ def test_headers_of_celery_go_back_as_options_and_no_header(back: Back) -> None:
     own = {"argsrepr": "(42,)", "kwargsrepr": "{}", "compression": "application/x-gzip"}
     fields: dict[str, Any] = {**own, "lang": "py", "task": "charge", "timelimit": [None, 5]}
     again = back(**fields, correlation_id="c-1", properties={"delivery_mode": 1})
-    assert set(again["headers"]) == {REQUEUES, SINCE, "parent_id"}
+    assert set(again["headers"]) == {REQUEUES, SINCE, ATTEMPT, "parent_id"}
     assert {name: again[name] for name in own} == own
     assert (again["correlation_id"], again["delivery_mode"]) == ("c-1", 1)
 

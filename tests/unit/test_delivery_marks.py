@@ -14,7 +14,7 @@ from redlock import LockContended, QuorumUnavailable
 from redlock.celery import delivery as module
 from redlock.celery import expiry
 from redlock.celery.conflict_policy import Policy
-from redlock.celery.delivery import SINCE, Returned
+from redlock.celery.delivery import ATTEMPT, SINCE, Returned
 from redlock.celery.duplicate_delivery import COPY, EARLIER, REQUEUES
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE, NAMES
@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_workers_of_all_versions_know_the_marks_by_these_names() -> None:
     assert (REQUEUES, SINCE, COPY) == ("redlock_requeues", "redlock_since", "redlock_copy")
-    assert (EXPIRES, NAMES) == ("redlock_expires", "redlock_names")
+    assert (EXPIRES, NAMES, ATTEMPT) == ("redlock_expires", "redlock_names", "redlock_attempt")
     assert (CONTENT_TYPE, EARLIER, ORIGIN) == ("redlock_content_type", "redlock_earlier", "redlock_origin")
 
 
@@ -153,6 +153,23 @@ def test_a_retry_is_no_copy_of_its_earlier_attempt(delivered: Deliver, sent: Sen
     assert not {COPY, EXPIRES} & sent[-1]["headers"].keys()
     delivery.waiting("x", "id-2@h since 1")
     assert not delivery.must_run
+
+
+@pytest.mark.parametrize("later", [{}, {"retries": 1}, {"replaced_task_nesting": 1}], ids=str)
+def test_a_later_attempt_has_only_the_expiry_of_an_earlier(
+    delivered: Deliver, sent: Sent, clock: list[float], later: dict[str, Any]
+) -> None:
+    """Celery 5.7 sends a retry of a killed run in its main process, where the headers still have the marks."""
+    copy = delivered(**{REQUEUES: 2, COPY: 3}, expires=EXPIRY)
+    copy.waiting("x", "id-1@h since 1")
+    copy.requeue(1.0)
+    clock[0] += 5
+    again = delivered(**sent[-1]["headers"], **later)
+    counts = (again.requeue_count, again.meetings, again.has_met, again.waited_ms())
+    assert counts == ((0, 0, False, 0) if later else (3, 3, True, 5_000))
+    assert charge.request.expires == EXPIRY
+    again.requeue(1.0)
+    assert delivered(**sent[-1]["headers"], **later).requeue_count == counts[0] + 1
 
 
 @pytest.mark.parametrize("retries", [None, "2", -1])

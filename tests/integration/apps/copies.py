@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
-from redlock.celery import locked
+from redlock.celery import current_lease, locked
 from workers.app import app, settings
 
 if TYPE_CHECKING:
@@ -66,6 +66,15 @@ def again(self: Task, name: str) -> object:
         while not store.exists(f"go:{name}:{number}"):
             time.sleep(_EVERY)
     return self.request.expires
+
+
+@app.task(bind=True, retry_on_worker_lost=True, default_retry_delay=0)
+@locked("copies:{name}", wait=0.05)
+def killed(self: Task, name: str, how: str = "succeed") -> int:
+    """Gives its lock up in its first run, so that another client can take it before the run is killed."""
+    if not self.request.retries:
+        current_lease().release()
+    return work(self, name, how)
 
 
 @app.task
