@@ -5,6 +5,8 @@ Invariants:
    context. A copy in another thread or task holds nothing.
 2. An expired lease is not held. This module keeps weak references only.
 3. Of the leases on a resource only the last can be valid, so no other is known.
+4. The leases of a context are a linked list, from the newest on, whose tail many contexts share. A pair of `add` and
+   `remove` of the newest lease takes constant time. No list grows for ever: each ended lease leaves it at some time.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import threading
 import weakref
 from asyncio import current_task
 from asyncio.events import _get_running_loop
+from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,8 +28,23 @@ if TYPE_CHECKING:
 L = TypeVar("L", bound="LeaseSteps")
 
 
-_acquired: ContextVar[tuple[weakref.ref[Any], ...]] = ContextVar("redlock_acquired", default=())
-"""The leases that were acquired in this context, or before in the contexts from which it was copied."""
+class Holding(weakref.ref[Any]):
+    """A lease in the context that acquired it, until `remove`, or until the lease is dropped.
+
+    Attributes:
+        owner: The thread, greenlet or task.
+        below: The lease that was acquired before in this context, or in a context from which it was copied.
+    """
+
+    owner: weakref.ref[object]
+    # A default, because an interrupted `add` can leave such a holding in `_dropped`.
+    below: Holding | None = None
+
+
+_newest: ContextVar[Holding | None] = ContextVar("redlock_newest", default=None)
+"""The lease that was acquired last in this context, or before in the contexts from which it was copied."""
+_dropped: deque[Any] = deque()
+"""The holdings whose leases were dropped; the next `add` takes them out of their lists."""
 _thread = threading.local()
 _last: dict[tuple[int, str], weakref.ref[Any]] = {}
 """The last lease of this process, by client and resource.
@@ -58,7 +76,23 @@ def owner() -> object:
 
 def _is_own(lease: LeaseSteps) -> bool:
     """Whether the running code has acquired the lease."""
-    return lease._holder is not None and lease._holder() is owner() and weakref.ref(lease) in _acquired.get()
+    own, holding = lease._holding, _newest.get()
+    if own is None or own.owner() is not owner():
+        return False
+    while holding is not None and holding is not own:
+        holding = holding.below
+    return holding is own
+
+
+def _held(holding: Holding | None) -> Holding | None:
+    """The first holding from here on whose lease has not ended."""
+    found = holding
+    while found is not None and ((lease := found()) is None or lease._holding is not found):
+        found = found.below
+    if holding is not None and holding is not found:
+        # The next call is short, and the holdings between are free. Other threads may do the same.
+        holding.below = found
+    return found
 
 
 def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
@@ -113,11 +147,19 @@ def _is_valid(lease: LeaseSteps) -> bool:
 
 def add(lease: LeaseSteps) -> None:
     """Record that the running code holds the lease."""
-    reference, lease._holder = weakref.ref(lease), weakref.ref(owner())
-    # Another context may release a lease, and this context keeps its reference until the lease is dropped.
-    _acquired.set((*(other for other in _acquired.get() if other() is not None), reference))
+    while _dropped:
+        try:
+            _held(_dropped.popleft())
+        except IndexError:
+            # Another thread was faster.
+            break
+    # The callback is not Python code, so no exception of a signal handler is lost there.
+    holding = Holding(lease, _dropped.append)
+    holding.owner, holding.below = weakref.ref(owner()), _held(_newest.get())
+    lease._holding = holding
+    _newest.set(holding)
     for key in lease._claims:
-        _last[key] = reference
+        _last[key] = holding
     if len(_last) > _cleanup_size:
         _forget_dropped_leases()
 
@@ -136,6 +178,7 @@ def remove(lease: LeaseSteps) -> None:
     for key in lease._claims:
         if _known(key) is lease:
             _last.pop(key, None)
-    acquired, reference = _acquired.get(), weakref.ref(lease)
-    if reference in acquired:
-        _acquired.set(tuple(other for other in acquired if other is not reference))
+    holding, lease._holding = lease._holding, None
+    below = _held(holding)
+    if holding is not None and _newest.get() is holding:
+        _newest.set(below)

@@ -45,8 +45,8 @@ class LeaseSteps:
     """Milliseconds from the start of the acquisition, or the first delivery of its task, to the lease."""
     _caller: Caller
     """Of a lease of a `Lock`: the code that acquires the lease."""
-    _holder: weakref.ref[object] | None = None
-    """The thread, greenlet or task that has acquired the lease."""
+    _holding: held_leases.Holding | None = None
+    """The thread, greenlet or task that has acquired the lease, and the context."""
     _is_released = False
     """Whether `Lock.release` has released the lease in its block; the end of the block raises `NotHeld`."""
     _releaser: weakref.ref[object] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import cast
 
@@ -14,6 +14,7 @@ import pytest
 from redlock import Lease, Redlock, RedlockError
 from redlock._locking import held_leases
 from tests.integration.threads import in_threads
+from tests.integration.tracer import instructions
 from tests.unit.helpers import grant
 
 
@@ -24,6 +25,7 @@ class FakeLease:
         self.names = names
         self.is_held = True
         self._claims = frozenset((client, name) for name in names)
+        self._holding: held_leases.Holding | None = None
         self.left = left
 
     @property
@@ -40,12 +42,23 @@ def add(lease: FakeLease) -> FakeLease:
     return lease
 
 
+def remove(lease: FakeLease) -> None:
+    held_leases.remove(cast("Lease", lease))
+
+
 @pytest.fixture(autouse=True)
 def context_of_its_own() -> Iterator[None]:
-    before = held_leases._acquired.get()
-    held_leases._acquired.set(())
+    token = held_leases._newest.set(None)
     yield
-    held_leases._acquired.set(before)
+    held_leases._newest.reset(token)
+
+
+def known(context: contextvars.Context) -> int:
+    """The number of leases that a context knows, ended ones too."""
+    holding, number = context[held_leases._newest], 0
+    while holding is not None:
+        holding, number = holding.below, number + 1
+    return number
 
 
 def test_a_context_without_leases_acquires_a_new_lease() -> None:
@@ -129,7 +142,7 @@ def test_a_lease_that_ended_blocks_no_new_lease(how: str) -> None:
     elif how == "given back":
         outer.is_held = False
     elif how == "removed":
-        held_leases.remove(cast("Lease", outer))
+        remove(outer)
     else:
         outer = None
         gc.collect()
@@ -139,7 +152,7 @@ def test_a_lease_that_ended_blocks_no_new_lease(how: str) -> None:
 
 def test_removing_one_keeps_the_others() -> None:
     first, _second = add(FakeLease("a")), add(FakeLease("b"))
-    held_leases.remove(cast("Lease", first))
+    remove(first)
     with pytest.raises(RedlockError, match="'b' is held"):
         claim(FakeLease("b"))
 
@@ -170,35 +183,38 @@ def test_sibling_contexts_of_a_thread_hold_nothing_of_each_other() -> None:
     assert second.run(claim, wanted, reentrant=True) is wanted
     assert claim(wanted, reentrant=True) is wanted
     assert first.copy().run(claim, wanted, reentrant=True) is outer, "a later copy holds the lease"
-    first.run(held_leases.remove, cast("Lease", outer))
-    assert len(first[held_leases._acquired]) == 1
-
-
-class Watched(FakeLease):
-    """Counts the checks of `is_held`."""
-
-    asked = 0
-
-    @property
-    def is_held(self) -> bool:
-        Watched.asked += 1
-        return True
-
-    @is_held.setter
-    def is_held(self, _value: bool) -> None:
-        pass
+    first.run(remove, outer)
+    assert known(first) == 1
 
 
 def test_the_cost_of_a_lease_does_not_grow_with_their_number() -> None:
-    leases = [Watched(f"account:{number}") for number in range(500)]
-    for lease in leases:
-        claim(lease)
-        add(lease)
-    assert Watched.asked < 2 * len(leases)
-    for lease in reversed(leases):
-        held_leases.remove(cast("Lease", lease))
-    assert Watched.asked < 2 * len(leases)
-    assert not any(lease._claims & held_leases._last.keys() for lease in leases)
+    def acquire(leases: list[FakeLease]) -> None:
+        for lease in leases:
+            claim(lease)
+            add(lease)
+
+    def release(leases: list[FakeLease]) -> None:
+        # In the opposite order, as an `ExitStack` does.
+        for lease in reversed(leases):
+            remove(lease)
+
+    few, many = [[FakeLease(f"{count}:{number}") for number in range(count)] for count in (10, 510)]
+    for work in (acquire, release):
+        less, more = len(instructions(partial(work, few))), len(instructions(partial(work, many)))
+        assert more < 60 * less
+    assert not any(lease._claims & held_leases._last.keys() for lease in many)
+
+
+@pytest.mark.parametrize("end", [list[FakeLease].clear, lambda ended: remove(ended.pop())])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_no_context_keeps_what_ended(end: Callable[[list[FakeLease]], None], place: int) -> None:
+    context, held = contextvars.copy_context(), list[FakeLease]()
+    for number in range(100):
+        held.append(context.run(add, FakeLease(f"lease {number}")))
+        if number >= 3:
+            end([held.pop(place)])
+    assert known(context) < 7
+    assert all(context.run(claim, FakeLease(*lease.names), reentrant=True) is lease for lease in held)
 
 
 def test_a_copy_of_the_context_in_another_thread_holds_nothing() -> None:
@@ -232,7 +248,7 @@ def test_a_limited_wait_for_oneself_is_no_error() -> None:
 
 def test_leases_released_elsewhere_are_forgotten() -> None:
     held = [add(FakeLease(f"lease {number}")) for number in range(100)]
-    in_threads(*(partial(held_leases.remove, cast("Lease", lease)) for lease in held))
+    in_threads(*(partial(remove, lease) for lease in held))
     assert not any(lease._claims & held_leases._last.keys() for lease in held)
 
 
@@ -240,7 +256,7 @@ def test_threads_that_have_ended_are_forgotten() -> None:
     context = contextvars.copy_context()
     for _ in range(10):
         in_threads(partial(context.run, add, FakeLease("a")))
-    assert len(context[held_leases._acquired]) < 5
+    assert known(context) < 5
 
 
 def test_many_leases_that_are_held_stay_known() -> None:
@@ -253,7 +269,7 @@ def test_many_leases_that_are_held_stay_known() -> None:
 def test_an_older_lease_that_ends_hides_no_newer_lease() -> None:
     older, newer = add(FakeLease("a")), add(FakeLease("a"))
     older.is_held = False
-    held_leases.remove(cast("Lease", older))
+    remove(older)
     with pytest.raises(RedlockError, match="wait for itself"):
         claim(FakeLease("a"))
     assert newer.is_held
