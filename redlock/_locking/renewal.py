@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redlock._background import Background, Callbacks
@@ -56,8 +57,15 @@ class Renewal:
 
     def add(self, lease: LeaseSteps, due_ms: int) -> None:
         """Renew a lease from this time on, until the lease is released or lost."""
-        self._added.append((weakref.ref(lease), due_ms))
-        self._background.wake(due_ms if len(self._added) < _MOST_ADDED else 0)
+        added = weakref.ref(lease), due_ms
+        self._added.append(added)
+        try:
+            self._background.wake(due_ms if len(self._added) < _MOST_ADDED else 0)
+        except BaseException:
+            # The lease can be acquired again, and a second entry would renew it twice. Other threads use the queue too.
+            with suppress(ValueError, IndexError):
+                self._added.remove(added)
+            raise
 
     def _work(self) -> float | None:
         """Renew the leases that are due; returns the seconds until the next renewal."""

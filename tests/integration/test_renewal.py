@@ -421,10 +421,16 @@ def test_a_loss_that_cannot_be_reported_ends_no_other(brief: Redlock, monkeypatc
 def test_a_lease_that_no_thread_can_renew_is_not_acquired(brief: Redlock, caplog: pytest.LogCaptureFixture) -> None:
     assert brief.holder("x") is None  # the connections need threads too
     caplog.set_level("INFO", "redlock")
-    with no_thread("redlock-renewal"), pytest.raises(NoThread, match=r"'x' is not acquired.*ulimit -u"):
-        brief.lease("x", renew=True).acquire(0)
-    assert [line.split()[0] for line in caplog.messages] == ["refused"]
-    assert brief.lock("x").acquire(blocking=False)
+    lease, renewal = brief.lease("x", renew=True), brief._context.renewal
+    with no_thread("redlock-renewal"):
+        for _ in range(3):
+            with pytest.raises(NoThread, match=r"'x' is not acquired.*ulimit -u"):
+                lease.acquire(0)
+    assert [line.split()[0] for line in caplog.messages] == ["refused"] * 3
+    assert not renewal._added
+    lease.acquire(0)
+    eventually(lambda: not renewal._added, "the renewal thread")
+    assert renewal._schedule.held() == [lease]
 
 
 def test_a_copy_of_the_context_in_another_thread_holds_nothing(brief: Redlock) -> None:
