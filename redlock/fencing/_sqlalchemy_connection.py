@@ -72,7 +72,9 @@ class EndGuard:
             self.stop()
 
         if not listens(connection, "commit", last):
-            last(connection)
+            # `is_confirmed` stays false: the session flushes after this, and a failed flush rolls back.
+            confirm()
+            self.stop()
             yield
             return
         try:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from redlock.errors import ConfigurationError
+from redlock.fencing import _sqlalchemy_connection
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
 from tests.integration.fence_adapters import FENCE, Account, balance, sqlite_engine, with_accounts
@@ -81,6 +83,25 @@ def test_a_failure_after_a_commit_is_no_failed_block(
                 outer.get_one(Account, "account").value = 11
         assert balances(engine, other, third) == [11, 10, 10]
     assert caplog.messages == ["partly-committed resource=account operation=a committed='c, b'"]
+
+
+@pytest.mark.parametrize("takes_listeners", [True, False])
+def test_a_flush_that_fails_at_the_end_is_a_failed_block(
+    engine: Engine,
+    other: Engine,
+    takes_listeners: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Before SQLAlchemy 2.0.38 a connection takes no listeners if its engine has execution options."""
+    if not takes_listeners:
+        monkeypatch.setattr(_sqlalchemy_connection, "listens", lambda *_: False)
+    with Session(other) as outer, Session(engine) as inner:
+        with pytest.raises(IntegrityError), fenced(outer, LEASE, operation="a"), fenced(inner, LEASE, operation="b"):
+            inner.add(Account(name="account", value=99))
+        assert not caplog.messages
+        with fenced(inner, LEASE, operation="b") as section:
+            assert section.fresh
 
 
 @pytest.mark.parametrize(("first", "second"), WITHOUT)
