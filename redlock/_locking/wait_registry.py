@@ -66,10 +66,12 @@ class PendingWait:
         names: The resources.
         owner_label: The readable part of the waiter's owner token.
         ttl_ms: The length of the lease; an older sighting of a holder does not count.
+        waited_ms: How long the same work has waited before, as a task since its first delivery.
     """
 
-    def __init__(self, registry: WaitRegistry, names: Names, owner_label: str, ttl_ms: int) -> None:
+    def __init__(self, registry: WaitRegistry, names: Names, owner_label: str, ttl_ms: int, waited_ms: int = 0) -> None:
         self._registry, self.names, self.owner_label, self._ttl_ms = registry, names, owner_label, ttl_ms
+        self._waited_ms = waited_ms
         self._log_fields = {"resource": ", ".join(names), "owner_label": owner_label}
         self._began_ms: int | None = None
         self.since = 0.0
@@ -79,7 +81,7 @@ class PendingWait:
         """Start the wait; only the first call has an effect."""
         if self._began_ms is not None:
             return
-        self._began_ms, self.since = now_ms(), wall_us() / 1_000_000
+        self._began_ms, self.since = now_ms() - self._waited_ms, wall_us() / 1_000_000 - self._waited_ms / 1_000
         self._registry.waits[id(self)] = self
         holder = self._registry.holder(self.names, self._ttl_ms)
         position = self._registry.local_queue.length(self.names) + 1

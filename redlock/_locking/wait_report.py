@@ -46,7 +46,8 @@ class Waiter:
     Attributes:
         resource: The resource, without the prefix.
         waiter: The readable part of the waiter's owner token; for a Celery task, task id @ worker.
-        since: The start of the wait by the waiter's clock, as `2026-11-24T12:00:00.123Z`.
+        since: The start of the wait by the waiter's clock, as `2026-11-24T12:00:00.123Z`; for a task under `@locked`
+            its first delivery.
         position: The place among all waiters of the resource that are known, by the time at which they began.
         holder: The holder of the resource, empty if it is unknown.
     """

@@ -159,7 +159,9 @@ def locked(
             delivery = delivery_of(message)
             settings = settings_of(app)
             client = client_of(app, settings)
-            observers = (task_events.emitter_for(message, settings.events), task_registry.TaskLockEntry(task))
+            since = delivery.since if delivery is not None else 0.0
+            emitter = task_events.emitter_for(message, settings.events, since)
+            observers = (emitter, task_registry.TaskLockEntry(task, since))
 
             def lost(lease: Lease) -> None:
                 for observer in observers:

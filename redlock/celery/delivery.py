@@ -66,7 +66,8 @@ class Delivery:
         """How often it went back to the queue."""
         since = marks[SINCE]
         now = time.time()
-        self._since = since if isinstance(since, float) and 0 < since < now else now
+        self.since = since if isinstance(since, float) and 0 < since < now else now
+        """The first delivery of the task, in seconds since 1970."""
         self.meetings = _count(marks[COPY])
         """How often this copy found the first copy of its task still running."""
         self._earlier: dict[str, Any] | None = marks[EARLIER]
@@ -151,7 +152,7 @@ class Delivery:
 
     def waited_ms(self) -> int:
         """Milliseconds since the first delivery of the task."""
-        return max(0, int((time.time() - self._since) * 1000))
+        return max(0, int((time.time() - self.since) * 1000))
 
     def requeue(self, longest: float) -> float | None:
         """Send the message back to the queue. A worker gets the message after a random pause.
@@ -168,7 +169,7 @@ class Delivery:
         least, pause = self._pause(min(longest, left))
         if left < least:
             return None
-        marks = {REQUEUES: self.requeue_count + 1, SINCE: self._since}
+        marks = {REQUEUES: self.requeue_count + 1, SINCE: self.since}
         # A send that failed may have reached the queue, as without a confirmation in time: then two messages run. A
         # message of a broadcast is never taken for finished, and the mark would lift the limit of its returns.
         may_be_in_the_queue = self._failures and not self._is_broadcast
@@ -180,7 +181,7 @@ class Delivery:
     def requeue_copy(self, longest: float) -> float:
         """Send back a copy that found its first copy running; see `requeue`. Its expiry is hidden from Celery."""
         _, pause = self._pause(longest)
-        marks = {REQUEUES: self.requeue_count, SINCE: self._since, COPY: self.meetings + 1}
+        marks = {REQUEUES: self.requeue_count, SINCE: self.since, COPY: self.meetings + 1}
         self._send(marks, pause, hides=True)
         return pause
 

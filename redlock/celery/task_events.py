@@ -65,14 +65,15 @@ class TaskEventEmitter:
     Args:
         send: Takes an event's name and fields.
         uncontended: Whether to send an event for a lock that was acquired without waiting.
+        since: The begin of the wait, in seconds since 1970; 0 for its first report.
     """
 
-    def __init__(self, send: Callable[..., None], *, uncontended: bool) -> None:
+    def __init__(self, send: Callable[..., None], *, uncontended: bool, since: float = 0.0) -> None:
         self._send = send
         self._uncontended = uncontended
         self._waited = False
         self._holder: object = None
-        self._since = self._sent_at = 0.0
+        self._since, self._sent_at = since, 0.0
 
     def waiting(self, resource: object, holder: object) -> None:
         """Report that the task waits for this holder, `-` for an unknown holder. Called at each attempt.
@@ -106,12 +107,13 @@ class TaskEventEmitter:
 NO_EVENTS = TaskEventEmitter(lambda *_, **__: None, uncontended=False)
 
 
-def emitter_for(task: Task | None, level: str) -> TaskEventEmitter:
+def emitter_for(task: Task | None, level: str, since: float = 0.0) -> TaskEventEmitter:
     """The emitter for this run of a task.
 
     Args:
         task: The task; None outside of a task.
         level: The setting `redlock_events`: "all", "contention" (no events of locks that were free) or "off".
+        since: The first delivery of the task, from which its wait counts.
     """
     if not _worker_sends or level == "off" or task is None or not task.send_events:
         return NO_EVENTS
@@ -127,7 +129,7 @@ def emitter_for(task: Task | None, level: str) -> TaskEventEmitter:
             return
         sender.put(hostname, {"type": name, "uuid": uuid, "timestamp": time.time(), **fields})
 
-    return TaskEventEmitter(send, uncontended=level == "all")
+    return TaskEventEmitter(send, uncontended=level == "all", since=since)
 
 
 def send_expired(task: Task) -> None:

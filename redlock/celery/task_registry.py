@@ -57,14 +57,20 @@ _LONGEST_RESOURCE = 2_048
 
 
 class TaskLockEntry:
-    """The entry of one run of a task, from the beginning of its wait or hold to its end."""
+    """The entry of one run of a task, from the beginning of its wait or hold to its end.
 
-    def __init__(self, task: Task | None) -> None:
+    Args:
+        task: The task; None outside of a task.
+        since: The begin of its wait, in seconds since 1970; 0 for the first report of the wait.
+    """
+
+    def __init__(self, task: Task | None, since: float = 0.0) -> None:
         # Read here, because the thread that reports a loss has no access to the task's request.
         self._about: dict[str, object] = {}
         if task is not None:
             task_id = task.request.id and bounded_label(str(task.request.id))
             self._about = {"task": task_id, "name": task.name}
+        self._since = since
         self._shown: dict[str, object] = {}
         self.is_over = False
 
@@ -91,7 +97,8 @@ class TaskLockEntry:
 
     def _show(self, state: str, resource: object, **more: object) -> None:
         about = {**self._about, "state": state, "resource": excerpt(str(resource), _LONGEST_RESOURCE)}
-        self._shown = {**about, "since": iso(time.time()), "pid": os.getpid(), **more}
+        since = (self._since if state == "waits" else 0.0) or time.time()
+        self._shown = {**about, "since": iso(since), "pid": os.getpid(), **more}
         TASK_LOCKS.show(self, self._shown)
 
 

@@ -63,17 +63,20 @@ def test_a_caller_that_tries_once_does_not_wait(client: Redlock, rival: Redlock,
 def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, heard: Events) -> None:
     holder, waiter = rival.lease(NAME, owner_label="holder"), client.lease(NAME, owner_label="waiter")
     holder.acquire(0)
+    # A task that went back to the queue has waited before.
+    waiter.waited_ms, began = 3_600_000, time.time()
     thread = started(lambda: waiter.acquire(None))
     eventually(client._context.waits.pending, "the wait")
     (wait,) = client._context.waits.pending()
     assert (wait.names, wait.owner_label) == ((NAME,), "waiter")
-    assert wait.since > 0
+    assert -3_600 <= wait.since - began < 0
     assert client._context.waits.holder((NAME,), 5_000).startswith("holder (")
     holder.release()
     thread.join()
     assert not client._context.waits.pending()
     assert heard[0][1]["holder"] == client._context.waits.holder((NAME,), 5_000)
     assert heard[-1] == ("wait-ended", {**heard[-1][1], "owner_label": "waiter", "acquired": True})
+    assert waiter.waited_ms >= 3_600_000 <= int(str(heard[-1][1]["waited_ms"]))
     waiter.release()
 
 

@@ -16,10 +16,21 @@ from celery._state import _task_stack
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from redlock import LockContended, LockLost, NotHeld, NoThread, QuorumUnavailable, Redlock, RedlockError, Stale, _log
-from redlock.celery import current_lease, decorator, duplicate_delivery, locked, lost_lease, pools, task_registry
+from redlock.celery import (
+    current_lease,
+    decorator,
+    duplicate_delivery,
+    locked,
+    lost_lease,
+    pools,
+    task_events,
+    task_registry,
+)
 from redlock.celery.conflict_policy import Policy
 from redlock.celery.delivery import SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, REQUEUES
+from redlock.celery.task_events import Sender
+from redlock.celery.task_registry import TASK_LOCKS
 from tests.unit.locked_tasks import called_class
 
 APP = Celery("runs", set_as_current=False, broker="memory://")
@@ -185,17 +196,27 @@ def test_a_copy_that_gets_the_lock_after_the_end_does_not_run(
 def test_the_wait_of_a_run_counts_from_its_first_delivery(
     client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, acquire = [7_200.0], GivenLease.acquire
+    now, acquire, shown = [7_200.0], GivenLease.acquire, list[object]()
 
     def wait(lease: GivenLease, timeout_ms: int | None) -> None:
         now[0] += 2
-        acquire(lease, timeout_ms)
+        try:
+            acquire(lease, timeout_ms)
+        finally:
+            shown.extend(entry["since"] for entry in TASK_LOCKS.listed())
+
+    def put(_: Sender, _hostname: str, event: dict[str, object]) -> None:
+        shown.append(event.get("lock_since"))
 
     monkeypatch.setattr(GivenLease, "acquire", wait)
     monkeypatch.setattr("redlock.celery.delivery.time", SimpleNamespace(time=lambda: now[0]))
-    client.acquiring, worker.refused = [CONTENDED, None], 1
+    monkeypatch.setattr(Sender, "put", put)
+    monkeypatch.setattr(task_events, "_worker_sends", True)
+    client.acquiring, client.seen, worker.refused = [CONTENDED, None], "task-1@host since 12", 1
     worker.run(locked("x")(returning(1)), headers={SINCE: 3_600.0})
     assert client.given.waited_before == [3_600_000, 3_602_000]
+    began = "1970-01-01T01:00:00.000Z"
+    assert shown == [3_600.0, began, began, None], "the last event is that of the acquired lock"
 
 
 def test_a_call_outside_of_a_worker_has_a_lease_of_its_process(client: Client) -> None:

@@ -87,18 +87,21 @@ def test_a_wait_is_told_before_the_first_attempt(listener: Listener, run: TaskEv
     assert listener.heard == ["task-lock-waiting"]
 
 
+@pytest.mark.parametrize("delivered", [0.0, 40.0])
 def test_a_new_holder_is_told_but_not_each_of_many(
-    listener: Listener, run: TaskEventEmitter, monkeypatch: pytest.MonkeyPatch
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, delivered: float
 ) -> None:
+    """The wait began with the first delivery of the task, perhaps in an earlier run."""
+    run = TaskEventEmitter(listener, uncontended=False, since=delivered)
     now = 100.0
     monkeypatch.setattr(time, "time", lambda: now)
     for at, holder in ((100.0, "-"), (100.1, "a"), (100.2, "b"), (101.2, "-"), (101.3, "c"), (103.0, "c")):
         now = at
         run.waiting("account:42", holder)
     assert [(one["lock_holder"], one["lock_since"]) for one in listener.fields] == [
-        ("-", 100.0),
-        ("a", 100.0),
-        ("c", 100.0),
+        ("-", delivered or 100.0),
+        ("a", delivered or 100.0),
+        ("c", delivered or 100.0),
     ]
 
 
