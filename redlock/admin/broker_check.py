@@ -163,9 +163,10 @@ def _examine(connection: Any, where: str) -> list[Finding]:
         )
         findings.append(warning("delayed-delivery", where, what, fix))
     queue = f"queue {QUEUE!r} is {kind}" if kind else f"queue {QUEUE!r} does not exist, or its type can't be told"
+    state = "exists" if delayed else "is missing"
     what = (
         f"{properties.get('product', 'an AMQP broker')} {properties.get('version', '')} accepts the user; "
-        f"heartbeat {heartbeat} s; {queue}; native delayed delivery is {'' if delayed else 'not '}set up; "
+        f"heartbeat {heartbeat} s; {queue}; the exchange of native delayed delivery {state}; "
         f"not checked: {_UNSEEN}"
     )
     return [*findings, Finding(Level.FINE, "amqp", where, what)]

@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from redlock import _validation
 from redlock._masking import mask
 from redlock._transport import node_info
 from redlock._transport.node import OUT_OF_FILES
-from redlock.admin import broker_address, broker_check, database_check, node_reports, visibility_timeout
+from redlock.admin import broker_address, broker_check, database_check, node_reports, quorum_queues, visibility_timeout
 from redlock.admin.cluster_status import cluster_status, probe_node
 from redlock.admin.diagnostics import Finding, Level, sort, warning
 from redlock.admin.visibility_timeout import Locked
@@ -51,8 +52,8 @@ def check(
         store: Address of the Redis that owns the data behind the fenced store.
         database: SQLAlchemy address of the database with the tables of the fence.
         timeout: Seconds to wait for each answer.
-        app: The Celery app. Its tasks are compared with the broker's visibility timeout; without an app only the
-            TTL is compared.
+        app: The Celery app. Its queues are checked, and its tasks are compared with the broker's visibility timeout;
+            without an app only the TTL is compared.
 
     Raises:
         ConfigurationError: The address of a node, the store or the database is invalid, or a setting that the
@@ -77,6 +78,8 @@ def check(
     if app is not None:
         _validation.own_code("the tasks of the Celery app can't be imported", app.loader.import_default_modules)
         tasks = visibility_timeout.locked_tasks(app, settings.ttl, app.conf.task_time_limit)
+        queues = functools.partial(quorum_queues.findings, app, tasks)
+        findings += _validation.own_code("the queues of the Celery app can't be read", queues)
     findings += visibility_timeout.findings(conf, tasks)
     if store:
         findings += examine_server("store", _store(store, timeout), status)

@@ -92,8 +92,17 @@ def timeout_of(conf: Mapping[str, Any]) -> float | None:
     return _timeout(_read(conf))
 
 
+def is_amqp(conf: Mapping[str, Any]) -> bool:
+    """Return whether an app's broker is RabbitMQ, which is Celery's default."""
+    return _scheme(_read(conf)) in {"", *AMQP}
+
+
+def _scheme(read: _Read) -> str:
+    return read.urls[0].partition("://")[0].lower().partition("+")[0] if read.urls else ""
+
+
 def _timeout(read: _Read) -> float | None:
-    scheme = read.urls[0].partition("://")[0].lower().partition("+")[0] if read.urls else ""
+    scheme = _scheme(read)
     if scheme in AMQP:
         # RabbitMQ redelivers a message after the loss of its connection, and has no such timeout.
         return None

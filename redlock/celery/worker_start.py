@@ -10,7 +10,7 @@ from typing import Any
 from celery.signals import celeryd_after_setup
 
 from redlock import _log
-from redlock.admin import visibility_timeout
+from redlock.admin import quorum_queues, visibility_timeout
 from redlock.admin.visibility_timeout import is_locked, marks
 from redlock.celery import pools
 from redlock.celery.conf import of_conf
@@ -70,5 +70,7 @@ def _check(instance: Any, **_: Any) -> None:
     tasks = visibility_timeout.locked_tasks(app, of_conf(app.conf).ttl, instance.time_limit)
     for finding in visibility_timeout.findings(app.conf, tasks):
         _log.warning("visibility-timeout", why=finding.what, remedy=finding.fix)
+    for finding in quorum_queues.findings(app, tasks):
+        _log.warning("direct-exchange", why=finding.what, remedy=finding.fix)
     if pools.spawns(instance):
         _log.warning("spawned-children", why=_MISSING, remedy=_FORK)

@@ -68,7 +68,7 @@ def test_a_quorum_queue_needs_delayed_delivery(server: RabbitMQ) -> None:
             assert found(server.url)["delayed-delivery"].level is Level.WARNING
             amqp.exchange_declare("celery_delayed_27", "topic", durable=True, auto_delete=False)
             (finding,) = found(server.url).values()
-            assert "queue 'celery' is quorum; native delayed delivery is set up" in finding.what
+            assert "queue 'celery' is quorum; the exchange of native delayed delivery exists" in finding.what
         finally:
             amqp.queue_delete("celery")
             amqp.exchange_delete("celery_delayed_27")
@@ -81,7 +81,7 @@ def test_a_classic_queue_needs_none(server: RabbitMQ) -> None:
         try:
             amqp.queue_declare("celery", durable=True, auto_delete=False)
             (finding,) = found(server.url).values()
-            assert "queue 'celery' is classic; native delayed delivery is not set up" in finding.what
+            assert "queue 'celery' is classic; the exchange of native delayed delivery is missing" in finding.what
         finally:
             amqp.queue_delete("celery")
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Exchange, Queue
 
-from redlock import Redlock, RedlockError
+from redlock import ConfigurationError, Redlock, RedlockError
 from redlock.admin import doctor
 from redlock.admin.diagnostics import Level
 from redlock.celery import locked
@@ -204,6 +205,18 @@ def test_a_visibility_timeout_is_compared_with_an_apps_tasks(nodes: Cluster) -> 
             """A task that may run for longer than an hour."""
 
         assert found(nodes.urls, broker=f"{broker.url}/0", app=app) == {"visibility-timeout": Level.WARNING}
+
+
+def test_a_direct_exchange_beside_quorum_queues_is_a_warning(nodes: Cluster) -> None:
+    broker = f"amqp://127.0.0.1:{free_port()}//"
+    queue = Queue("pay", Exchange("pay"), "pay", queue_arguments={"x-queue-type": "quorum"})
+    app, broken = (Celery(set_as_current=False, broker=broker, task_queues=queues) for queues in ([queue], 5))
+    for each in (app, broken):
+        each.task(shared=False, name="pay")(locked("x")(free_port))
+    both = {"unreachable": Level.WARNING, "direct-exchange": Level.WARNING}
+    assert found(nodes.urls, broker=broker, app=app) == both
+    with pytest.raises(ConfigurationError, match="the queues of the Celery app can't be read"):
+        found(nodes.urls, broker=broker, app=broken)
 
 
 @pytest.mark.parametrize("dead", [0, 1, 3])
