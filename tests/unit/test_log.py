@@ -158,17 +158,19 @@ def test_no_log_line_holds_an_owner_token_or_a_password(lines: pytest.LogCapture
         assert "canary" not in said
 
 
-def test_a_watcher_gets_its_events_at_every_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_gets_its_events_at_every_log_level(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     seen: list[tuple[str, dict[str, object]]] = []
     monkeypatch.setattr(_log, "_watchers", {})
-    monkeypatch.setattr(_log.logger, "level", logging.CRITICAL)
-    assert not _log.is_heard("retry")
-    _log.watch(lambda event, fields: seen.append((event, dict(fields))), "retry", "lost")
-    assert _log.is_heard("retry")
-    assert not _log.is_heard("released")
-    _log.debug("retry", resource="a")
-    _log.info("released", resource="a")
-    _log.warning("lost", resource="b")
+    with caplog.at_level(logging.CRITICAL, "redlock"):
+        assert not _log.is_heard("retry")
+        _log.watch(lambda event, fields: seen.append((event, dict(fields))), "retry", "lost")
+        assert _log.is_heard("retry")
+        assert not _log.is_heard("released")
+        _log.debug("retry", resource="a")
+        _log.info("released", resource="a")
+        _log.warning("lost", resource="b")
     assert seen == [("retry", {"resource": "a"}), ("lost", {"resource": "b"})]
 
 
