@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from celery import current_app, current_task
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Retry, SoftTimeLimitExceeded, TaskPredicate
 
 from redlock import _validation
 from redlock._locking.caller_context import package_variable
@@ -178,18 +178,20 @@ def locked(
                 reentrant=reentrant,
                 on_lost=lost,
             )
-            with noting_end(delivery):
-                try:
-                    with _hold(lease, policy, delivery, observers) as skipped:
-                        if skipped is not None:
-                            return cast("R", skipped)
-                        with lost_lease.interruptible(lease) if on_lost == "raise" else contextlib.nullcontext():
-                            return function(*args, **kwargs)
-                except Stale as stale:
-                    client.observe_fence(lease.names, stale.seen)
-                    if policy.on_conflict == "requeue" and delivery is not None:
+            try:
+                with _hold(lease, policy, delivery, observers) as skipped:
+                    if skipped is not None:
+                        return cast("R", skipped)
+                    loss = lost_lease.interruptible(lease) if on_lost == "raise" else contextlib.nullcontext()
+                    # The body has sent a message before it raises `Retry`.
+                    with loss, noting_end(delivery, Retry):
+                        return function(*args, **kwargs)
+            except Stale as stale:
+                client.observe_fence(lease.names, stale.seen)
+                if policy.on_conflict == "requeue" and delivery is not None:
+                    with noting_end(delivery, TaskPredicate):
                         _requeue(stale, policy, delivery)
-                    raise
+                raise
 
         # To check the arguments of a call, Celery reads `__signature__` and ignores `__wrapped__`.
         mark = run.__dict__[MARK] = (wait, ttl)
@@ -207,7 +209,8 @@ def _hold(
     """Hold the lease during the block, or yield the value of a skipped task."""
     reset = _current.set(lease)
     try:
-        with task_events.wait_listeners(*observers, *(() if delivery is None else (delivery,))):
+        listeners = (*observers, *(() if delivery is None else (delivery,)))
+        with task_events.wait_listeners(*listeners), noting_end(delivery, TaskPredicate):
             skipped = _acquire(lease, policy, delivery)
         if skipped is None:
             for observer in observers:
@@ -244,8 +247,9 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
                 if isinstance(error, NoThread):  # the lock may be free, and its acquire then does not wait
                     time.sleep(pause_ms / 1000)
             else:
-                if delivery is not None:
+                if delivery is not None and not delivery.has_run:
                     policy.drop_finished_copy(lease.resource, delivery, awaits_result=True)
+                    delivery.has_run = True
                 return None
     except SoftTimeLimitExceeded as limit:
         policy.on_soft_time_limit(limit, lease.resource, delivery)

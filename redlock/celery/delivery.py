@@ -67,7 +67,7 @@ class Delivery:
         since = marks[SINCE]
         now = time.time()
         self.since = since if isinstance(since, float) and 0 < since < now else now
-        """The first delivery of the task, in seconds since 1970."""
+        """The first delivery of the task, or the last call of a run that has had its lock; in seconds since 1970."""
         self.meetings = _count(marks[COPY])
         """How often this copy found the first copy of its task still running."""
         self._earlier: dict[str, Any] | None = marks[EARLIER]
@@ -86,6 +86,8 @@ class Delivery:
         self.is_sent = False
         self.end: Exception | None = None
         """The `Retry`, `Ignore` or `Reject` with which the run ended."""
+        self.has_run = False
+        """Whether a call of this run had its lock, so that this run is the running copy."""
         self.can_be_sent = True
         """Whether this run has not tried to send the message yet."""
         self._content = MessageContent(self._request, marks[CONTENT_TYPE], marks[NAMES])

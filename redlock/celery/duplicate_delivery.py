@@ -70,16 +70,18 @@ def _is_in(ends: Collection[str], task: Task, earlier: dict[str, Any] | None, se
     if earlier is not None and earlier["status"] in ends:
         _restore(task, earlier)
         return True
-    # Looks are counted, not seconds: after a pause of the machine, the other run needs a moment to store its end.
-    for look in range(round(seconds / _POLL_SECONDS) + 1):
-        if look:
-            time.sleep(_POLL_SECONDS)
-        meta = _stored(task)
+    left = seconds
+    while True:
+        began, meta = time.monotonic(), _stored(task)
         if meta is None:
             return False
         if meta["status"] in ends:
             return True
-    return False
+        if left <= 0:
+            return False
+        time.sleep(_POLL_SECONDS)
+        # A look counts for a third at most: after a pause of the machine, the other run needs time to store its end.
+        left -= min(time.monotonic() - began, seconds / 3)
 
 
 def has_begun(earlier: dict[str, Any] | None) -> bool:

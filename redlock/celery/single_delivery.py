@@ -1,29 +1,42 @@
 """One `Delivery` for all calls of a run: a decorator between `@app.task` and `@locked` can call the task again.
 
 Invariants:
-1. A run that ended with `Retry`, `Ignore` or `Reject` has sent or dropped its message. Each further call of this run
-   ends in the same way, before its lock.
-2. A request keeps its delivery until the end of the run. The two refer to each other, and only the garbage collector
-   would free both.
+1. After the message was sent back or dropped, the run has ended. Each further call ends in the same way, before its
+   lock.
+2. A delivery never outlives its run. A request that the application pushes can stay on the stack of its task. So no
+   request keeps a delivery, and no run begins with a delivery.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Ignore, TaskPredicate
-from celery.signals import task_postrun
+from celery.exceptions import Ignore
+from celery.signals import task_postrun, task_prerun
 
+from redlock._locking.caller_context import package_variable
 from redlock.celery.delivery import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextvars import ContextVar
 
     from celery import Task
 
-KEPT = "redlock_delivery"
-"""The request attribute with the delivery of the run."""
+
+class _Run:
+    """The run of a message."""
+
+    delivery: Delivery | None = None
+
+    def __init__(self, task_id: object) -> None:
+        self.task_id = task_id
+
+
+_run: ContextVar[_Run | None] = package_variable("redlock_run", None)
+"""The run of this thread or greenlet."""
 
 
 def delivery_of(task: Task | None) -> Delivery | None:
@@ -34,30 +47,44 @@ def delivery_of(task: Task | None) -> Delivery | None:
     """
     if task is None or task.request.called_directly or task.request.is_eager:
         return None
-    # The request of the message: `Task.__call__`, which can be repeated too, puts a copy on top of it.
-    found = vars(task.request_stack.stack[0])
-    kept = found.get(KEPT)
-    # A header that the sender has invented becomes such an attribute too.
-    delivery = kept if isinstance(kept, Delivery) else Delivery(task)
-    found[KEPT] = delivery
+    run = _run.get()
+    if run is None or run.task_id != task.request.id:
+        return Delivery(task)
+    delivery = run.delivery
+    if delivery is None:
+        run.delivery = delivery = Delivery(task)
     if delivery.end is not None:
         raise delivery.end
     if delivery.is_sent:
         raise Ignore("the task is back in the queue")
+    if delivery.has_run:
+        # The time of an earlier body is no wait.
+        delivery.since = time.time()
     return delivery
 
 
 @contextlib.contextmanager
-def noting_end(delivery: Delivery | None) -> Iterator[None]:
-    """Note the exception with which the run ends in this block."""
+def noting_end(delivery: Delivery | None, *kinds: type[Exception]) -> Iterator[None]:
+    """Note an exception of these kinds, with which the run ends in this block."""
     try:
         yield
-    except TaskPredicate as end:
+    except kinds as end:
         if delivery is not None:
             delivery.end = end
         raise
 
 
+@task_prerun.connect
+def _begin(task: Any, **_: Any) -> None:
+    if not task.request.is_eager:
+        _run.set(_Run(task.request.id))
+
+
 @task_postrun.connect
-def _forget(task: Any, **_: Any) -> None:
-    vars(task.request).pop(KEPT, None)
+def _end(task: Any, **_: Any) -> None:
+    run = _run.get()
+    if run is not None and not task.request.is_eager:
+        if run.delivery is not None:
+            # The frames of its traceback have the delivery.
+            run.delivery.end = None
+        _run.set(None)

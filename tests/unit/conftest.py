@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.signals import task_postrun, task_prerun
 
 from redlock import Redlock
 from redlock.celery import delivery
@@ -76,6 +77,7 @@ def delivered(request: pytest.FixtureRequest) -> Iterator[Deliver]:
 
     def end() -> None:
         while charge.request_stack.top is not None:
+            task_postrun.send(sender=charge, task=charge)
             charge.pop_request()
 
     def deliver(**fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
@@ -83,6 +85,7 @@ def delivered(request: pytest.FixtureRequest) -> Iterator[Deliver]:
         end()
         usual: dict[str, Any] = {"id": "id-1", "called_directly": False, "delivery_info": {"routing_key": "q"}}
         charge.push_request(**usual | fields)
+        task_prerun.send(sender=charge, task=charge)
         return delivery_of(charge)
 
     yield deliver

@@ -14,6 +14,7 @@ import pytest
 from celery import Celery
 from celery._state import _task_stack
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.signals import task_postrun, task_prerun
 
 from redlock import LockContended, LockLost, NotHeld, NoThread, QuorumUnavailable, Redlock, RedlockError, Stale, _log
 from redlock.celery import (
@@ -132,9 +133,11 @@ class Worker:
         }
         task.push_request(**usual | fields)
         _task_stack.push(task)
+        task_prerun.send(sender=task, task=task)
         try:
             return getattr(task, entry)()
         finally:
+            task_postrun.send(sender=task, task=task)
             _task_stack.pop()
             task.pop_request()
 
@@ -467,9 +470,12 @@ def test_a_task_goes_back_however_it_is_made(client: Client, worker: Worker, way
     assert len(worker.sent) == 1
 
 
-@pytest.mark.parametrize("end", [Retry(), Ignore(), Reject()], ids=repr)
-def test_a_run_that_has_ended_is_not_repeated(client: Client, worker: Worker, end: Exception) -> None:
-    client.acquiring, bodies = [None, AssertionError("a second acquire")], []
+@pytest.mark.parametrize(("end", "runs"), [(Retry(), 1), (Ignore(), 3), (Reject(), 3)], ids=repr)
+def test_a_run_that_has_sent_its_retry_is_not_repeated(
+    client: Client, worker: Worker, end: Exception, runs: int
+) -> None:
+    """An `Ignore` or `Reject` of the body has no effect until it leaves the task."""
+    client.acquiring, bodies = [None] * runs + [AssertionError("one acquire more")], []
 
     def body() -> None:
         bodies.append(1)
@@ -477,7 +483,41 @@ def test_a_run_that_has_ended_is_not_repeated(client: Client, worker: Worker, en
 
     with pytest.raises(type(end)) as caught:
         worker.run(again(locked("x")(body)))
-    assert (caught.value, bodies) == (end, [1])
+    assert (caught.value, len(bodies)) == (end, runs)
+
+
+def test_a_request_that_stays_on_the_stack_ends_no_later_run(client: Client, worker: Worker) -> None:
+    """As after a `before_start` that pushes a request, and a `Retry`, after which Celery calls no `after_return`."""
+    bodies = []
+
+    @locked("x")
+    def body() -> None:
+        bodies.append(task.request.id)
+        task.push_request()
+        raise Retry
+
+    task = APP.task(body, name=f"runs.{next(NUMBERS)}", acks_late=True, shared=False)
+    for number, outcome in enumerate([CONTENDED, None, None, CONTENDED]):
+        client.acquiring = [outcome]
+        with pytest.raises(Retry):
+            worker.run(task=task, id=f"id-{number}", args=[number])
+    assert (bodies, [message["args"] for message in worker.sent]) == (["id-1", "id-2"], [[0], [3]])
+
+
+def test_the_time_of_an_earlier_body_is_no_wait(client: Client, worker: Worker) -> None:
+    """A copy that has run its body waits for no result of the first copy either."""
+    since = []
+
+    def body() -> None:
+        since.append(client.given.waited_ms)
+        raise ValueError("the store is away")
+
+    task = APP.task(again(locked("x")(body)), name=f"runs.{next(NUMBERS)}", acks_late=True, shared=False)
+    client.acquiring = [None] * 3
+    with pytest.raises(ValueError, match="away"):
+        worker.run(task=task, headers={SINCE: time.time() - 3_600, COPY: 0})
+    assert since[0] >= 3_600_000
+    assert max(since[1:]) < 3_600_000
 
 
 def test_a_copy_that_was_dropped_is_not_repeated(
