@@ -33,6 +33,7 @@ from redlock.celery.duplicate_delivery import COPY, REQUEUES
 from redlock.celery.task_events import Sender
 from redlock.celery.task_registry import TASK_LOCKS
 from tests.unit.locked_tasks import called_class
+from tests.versions import needs_celery_5_5
 
 APP = Celery("runs", set_as_current=False, broker="memory://")
 NUMBERS = itertools.count()
@@ -462,7 +463,9 @@ WAYS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[needs_celery_5_5] if way == "call, repeated" else []) for way in WAYS]
+)
 def test_a_task_goes_back_however_it_is_made(client: Client, worker: Worker, way: str) -> None:
     client.acquiring = [CONTENDED]
     with pytest.raises(Retry):
