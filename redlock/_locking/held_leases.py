@@ -5,8 +5,8 @@ Invariants:
    context. A copy in another thread or task holds nothing.
 2. An expired lease is not held. This module keeps weak references only.
 3. Of the leases on a resource only the last can be valid, so no other is known.
-4. The leases of a context are a linked list, from the newest on, whose tail many contexts share. A pair of `add` and
-   `remove` of the newest lease takes constant time. No list grows for ever: each ended lease leaves it at some time.
+4. The leases of a context are a linked list, from the newest on, and contexts share tails. A pair of `add` and `remove`
+   of the newest lease takes constant time. Each ended lease leaves its list at some time, so no list grows for ever.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Holding(weakref.ref[Any]):
 
     Attributes:
         owner: The thread, greenlet or task.
-        below: The lease that was acquired before in this context, or in a context from which it was copied.
+        below: The lease that was acquired before in this context, or in a context that was copied.
     """
 
     owner: weakref.ref[object]
@@ -42,9 +42,9 @@ class Holding(weakref.ref[Any]):
 
 
 _newest: ContextVar[Holding | None] = ContextVar("redlock_newest", default=None)
-"""The lease that was acquired last in this context, or before in the contexts from which it was copied."""
+"""The lease that was acquired last in this context, or before in the contexts that were copied."""
 _dropped: deque[Any] = deque()
-"""The holdings whose leases were dropped; the next `add` takes them out of their lists."""
+"""The holdings of dropped leases; the next `add` takes them out of their lists."""
 _thread = threading.local()
 _last: dict[tuple[int, str], weakref.ref[Any]] = {}
 """The last lease of this process, by client and resource.
@@ -85,7 +85,7 @@ def _is_own(lease: LeaseSteps) -> bool:
 
 
 def _held(holding: Holding | None) -> Holding | None:
-    """The first holding from here on whose lease has not ended."""
+    """The first holding from here on with a lease that has not ended."""
     found = holding
     while found is not None and ((lease := found()) is None or lease._holding is not found):
         found = found.below

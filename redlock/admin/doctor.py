@@ -127,15 +127,15 @@ def examine(status: ClusterStatus, settings: Settings) -> list[Finding]:
     return sort(findings)
 
 
-def examine_server(what: str, node: NodeState, status: ClusterStatus) -> list[Finding]:
+def examine_server(role: str, node: NodeState, status: ClusterStatus) -> list[Finding]:
     """Return the findings about the Redis of Celery's broker or of the fenced store.
 
     Args:
-        what: "broker" or "store". No later task repairs data that a store has lost.
+        role: Either "broker" or "store". No later task repairs data that a store has lost.
         node: The state of this server; see `cluster_status.probe_node`.
         status: The state of the lock nodes.
     """
-    where, owns_data = f"{what} {node.label}", what == "store"
+    where, owns_data = f"{role} {node.label}", role == "store"
     kept = "updates" if owns_data else "tasks"
     lax = node.max_memory and node.eviction not in {"", "noeviction"}
     # For a setting that the server does not report there is another finding.
@@ -157,7 +157,7 @@ def examine_server(what: str, node: NodeState, status: ClusterStatus) -> list[Fi
     found = [Finding(level, code, where, state, fix) for holds, level, code, state, fix in cases if holds]
     found += node_reports.not_reported([node], broker=where)
     fine = f"{node_info.product(node.version)} answers and keeps its {kept}"
-    return found or [Finding(Level.FINE, what, where, fine)]
+    return found or [Finding(Level.FINE, role, where, fine)]
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""One `Delivery` for all calls of a run: a decorator between `@app.task` and `@locked` can call the task again.
+"""All calls of a run share a `Delivery`: a decorator between `@app.task` and `@locked` can call the task again.
 
 Invariants:
 1. After the message was sent back or dropped, the run has ended. Each further call ends in the same way, before its
@@ -31,9 +31,6 @@ class _Run:
 
     delivery: Delivery | None = None
 
-    def __init__(self, task_id: object) -> None:
-        self.task_id = task_id
-
 
 _run: ContextVar[_Run | None] = package_variable("redlock_run", None)
 """The run of this thread or greenlet."""
@@ -48,7 +45,7 @@ def delivery_of(task: Task | None) -> Delivery | None:
     if task is None or task.request.called_directly or task.request.is_eager:
         return None
     run = _run.get()
-    if run is None or run.task_id != task.request.id:
+    if run is None:
         return Delivery(task)
     delivery = run.delivery
     if delivery is None:
@@ -77,7 +74,7 @@ def noting_end(delivery: Delivery | None, *kinds: type[Exception]) -> Iterator[N
 @task_prerun.connect
 def _begin(task: Any, **_: Any) -> None:
     if not task.request.is_eager:
-        _run.set(_Run(task.request.id))
+        _run.set(_Run())
 
 
 @task_postrun.connect

@@ -136,6 +136,20 @@ def test_a_copy_waits_for_an_end_that_is_being_stored(
     assert delivery.is_finished(awaits_result=True)
 
 
+def test_slow_reads_of_the_state_are_part_of_the_wait(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """Other tasks wait for the lock meanwhile."""
+    store("STARTED")
+    delivery = delivered(copy=1)
+
+    def read(*_: object, **__: object) -> dict[str, Any]:
+        clock.now += 0.25
+        return {"status": "STARTED"}
+
+    monkeypatch.setattr(charge.backend, "get_task_meta", read)
+    assert not delivery.is_finished(awaits_result=True)
+    assert 2.0 <= clock.now < 3.0
+
+
 def test_a_copy_whose_first_died_waits_in_vain_and_runs(clock: Clock) -> None:
     store("STARTED")
     assert not delivered(copy=3).is_finished()

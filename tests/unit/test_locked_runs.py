@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,7 @@ from redlock.celery import (
     locked,
     lost_lease,
     pools,
+    single_delivery,
     task_events,
     task_registry,
 )
@@ -32,6 +35,7 @@ from redlock.celery.delivery import SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, REQUEUES
 from redlock.celery.task_events import Sender
 from redlock.celery.task_registry import TASK_LOCKS
+from tests.repeated_calls import again
 from tests.unit.locked_tasks import called_class
 from tests.versions import needs_celery_5_5
 
@@ -403,19 +407,6 @@ def through(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def again(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator between `@app.task` and `@locked` that calls a task up to three times."""
-
-    @functools.wraps(function)
-    def call(*args: object, **kwargs: object) -> object:
-        for _ in range(2):
-            with contextlib.suppress(Exception):
-                return function(*args, **kwargs)
-        return function(*args, **kwargs)
-
-    return call
-
-
 class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
     """A task as a class, with the lock on its `run`."""
 
@@ -507,20 +498,61 @@ def test_a_request_that_stays_on_the_stack_ends_no_later_run(client: Client, wor
     assert (bodies, [message["args"] for message in worker.sent]) == (["id-1", "id-2"], [[0], [3]])
 
 
-def test_the_time_of_an_earlier_body_is_no_wait(client: Client, worker: Worker) -> None:
-    """A copy that has run its body waits for no result of the first copy either."""
-    since = []
+def test_a_task_of_the_body_does_not_end_its_run(client: Client, worker: Worker) -> None:
+    client.acquiring, bodies = [None, AssertionError("a second acquire")], []
+    inner = APP.task(returning(1), name=f"runs.{next(NUMBERS)}", shared=False)
 
     def body() -> None:
-        since.append(client.given.waited_ms)
+        bodies.append(inner.apply().get())
+        raise Retry
+
+    with pytest.raises(Retry):
+        worker.run(again(locked("x")(body)))
+    assert bodies == [1]
+
+
+def test_a_run_that_ended_leaves_nothing_to_the_collector(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an `Ignore`: a `Retry` of Celery refers to itself."""
+    client.acquiring, kept = [None], list[weakref.ref[Delivery]]()
+
+    def is_finished(*_: object, **__: object) -> bool:
+        run = single_delivery._run.get()
+        assert run is not None
+        assert run.delivery is not None
+        kept.append(weakref.ref(run.delivery))
+        return True
+
+    monkeypatch.setattr(duplicate_delivery, "is_finished", is_finished)
+    gc.disable()
+    try:
+        with contextlib.suppress(Ignore):
+            worker.run(locked("x")(returning(1)), headers={COPY: 0})
+        assert kept[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_the_time_of_an_earlier_body_is_no_wait(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that has run its body awaits no result of the first copy either."""
+    waited, awaited = [], list[bool]()
+
+    def body() -> None:
+        waited.append(client.given.waited_ms)
         raise ValueError("the store is away")
 
-    task = APP.task(again(locked("x")(body)), name=f"runs.{next(NUMBERS)}", acks_late=True, shared=False)
+    monkeypatch.setattr(
+        duplicate_delivery, "is_finished", lambda *_, awaits_result, **__: awaited.append(awaits_result)
+    )
     client.acquiring = [None] * 3
     with pytest.raises(ValueError, match="away"):
-        worker.run(task=task, headers={SINCE: time.time() - 3_600, COPY: 0})
-    assert since[0] >= 3_600_000
-    assert max(since[1:]) < 3_600_000
+        worker.run(again(locked("x")(body)), headers={SINCE: time.time() - 3_600, COPY: 0})
+    assert waited[0] >= 3_600_000
+    assert max(waited[1:]) < 3_600_000
+    assert awaited == [True]
 
 
 def test_a_copy_that_was_dropped_is_not_repeated(
@@ -577,6 +609,6 @@ def test_a_stale_run_goes_back_with_its_first_arguments(client: Client, worker: 
         raise Stale("x", 7, 8)
 
     with pytest.raises(Retry):
-        worker.run(locked("x")(body), args=[order])
-    assert worker.sent[0]["args"] == [{"id": 7, "items": ["book"]}]
+        worker.run(again(locked("x")(body)), args=[order])
+    assert [message["args"] for message in worker.sent] == [[{"id": 7, "items": ["book"]}]]
     assert client.given.ends == ["release"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from redlock import _log
+from redlock._locking.wait_report import iso
 from redlock.celery import task_events, task_registry
 from redlock.celery.task_registry import TaskLockEntry, TaskLockRegistry
 
@@ -284,3 +285,14 @@ def test_no_task_id_and_no_name_hides_a_lock(child: TaskLockRegistry, task_id: s
     ((state, resource),) = seen_from_main(child)
     assert (state, str(resource)[:256]) == ("waits", LONG_NAMES[:256])
     assert len(str(resource)) == 2_048
+
+
+def test_a_wait_begins_with_its_task_and_a_hold_with_the_lock(
+    child: TaskLockRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 20.0)
+    entry = TaskLockEntry(None, 10.0)
+    entry.waiting("account:42", "-")
+    assert {shown["since"] for shown in child.listed()} == {iso(10.0)}
+    entry.acquired(LEASE)
+    assert {shown["since"] for shown in child.listed()} == {iso(20.0)}

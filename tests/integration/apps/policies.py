@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
 from redlock import LockContended, Stale
 from redlock.celery import client_for, current_lease, locked
+from tests.repeated_calls import again
 from workers.app import app, settings
 
 if TYPE_CHECKING:
@@ -43,19 +41,6 @@ def about(task: Task) -> dict[str, Any]:
 def requeue(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Go back to the queue until the lock is free. The task has no retries."""
     return about(self)
-
-
-def again(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator that calls a task up to three times."""
-
-    @functools.wraps(function)
-    def call(*args: object, **kwargs: object) -> object:
-        for _ in range(2):
-            with contextlib.suppress(Exception):
-                return function(*args, **kwargs)
-        return function(*args, **kwargs)
-
-    return call
 
 
 @app.task(bind=True, max_retries=0)
