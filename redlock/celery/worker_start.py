@@ -68,7 +68,9 @@ def _check(instance: Any, **_: Any) -> None:
     app = instance.app
     refuse(app)
     tasks = visibility_timeout.locked_tasks(app, of_conf(app.conf).ttl, instance.time_limit)
-    for finding in (*visibility_timeout.findings(app.conf, tasks), *quorum_queues.findings(app, tasks)):
-        _log.warning(finding.code, why=finding.what, remedy=finding.fix)
+    for finding in visibility_timeout.findings(app.conf, tasks):
+        _log.warning("visibility-timeout", why=finding.what, remedy=finding.fix)
+    for finding in quorum_queues.findings(app, tasks):
+        _log.warning("direct-exchange", why=finding.what, remedy=finding.fix)
     if pools.spawns(instance):
         _log.warning("spawned-children", why=_MISSING, remedy=_FORK)
