@@ -93,6 +93,8 @@ class LoopConnections:
             return await execution.future
         except BaseException:
             execution.abort()
+            # The frames of the error have the execution, which would keep the error alive.
+            del execution.future
             raise
 
     def ask(self, round_: Round, until_ms: int) -> Coroutine[Any, Any, RoundResult]:
@@ -217,11 +219,9 @@ class Execution(Generic[T]):
         """Begin the round, unless the round has to wait for a dial."""
         self._stop_timer()
         round_, dials = waiting
-        wait_ms = dials.left_ms(now_ms())
-        if wait_ms > 0:
+        if (wait_ms := dials.left_ms(now_ms())) > 0:
             self._connections.awaits_dial[self] = None
-            resume = self._connections.resume
-            self._timer = self._connections.loop.call_later(wait_ms / 1000, resume, context=Context())
+            self._timer = self._connections.loop.call_later(wait_ms / 1000, self._connections.resume, context=Context())
             return None
         self._connections.awaits_dial.pop(self, None)
         self._dials, self._until_ms = None, dials.until_ms
@@ -234,7 +234,8 @@ class Execution(Generic[T]):
         if tally.is_over:
             sockets.send_soon(round_.command)
             return state.finish(tally, now_ms())
-        tally.on_news, self._tally = self._counted, tally
+        # In this order, here and in `_end_round`: after an exception in between, `abort` finds what it has to end.
+        self._tally, tally.on_news = tally, self._counted
         sockets.send_soon(round_.command, self._start_timer)
         return None
 
@@ -268,7 +269,7 @@ class Execution(Generic[T]):
 
     def _end_round(self, tally: VoteTally) -> RoundResult:
         self._stop_timer()
-        self._tally = tally.on_news = None
+        tally.on_news = self._tally = None
         if tally.is_lost and type(tally.command) is Acquire:
             # A node whose denial has arrived by now needs no cancel.
             self._connections.sockets.read_all()

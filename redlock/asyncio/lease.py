@@ -112,6 +112,8 @@ class Lease(LoopLease):
                 if self._step is step:
                     self._stop_step()
                 self._report_loss()
+                # The frames of an error have the step, which would keep the error alive.
+                del step.future
 
     async def _turn(self) -> Turn[Mutex]:
         """The right to a step of this lease; waits for the step that is under way, at most until the deadline."""

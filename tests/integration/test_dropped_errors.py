@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -14,6 +16,7 @@ from redis.connection import Connection
 from redlock import LockContended, NoThread, QuorumUnavailable, Redlock, RedlockError
 from redlock._transport.dial import open_socket
 from redlock._transport.socket_errors import reason_of
+from redlock.asyncio import Redlock as AsyncRedlock
 from redlock.celery import locked
 from redlock.testing.redis_server import Cluster
 from tests.integration import asyncio_tools
@@ -67,17 +70,6 @@ def test_the_error_without_a_thread_is_gone(nodes: Cluster) -> None:
         assert is_gone_after(client, NoThread, "free", 0.01)
 
 
-@pytest.mark.parametrize("wait", [0.0, 0.01])
-async def test_the_error_of_a_held_lock_is_gone_in_a_task(held: Cluster, wait: float) -> None:
-    async with asyncio_tools.client_of(held.urls) as client:
-        try:
-            async with client.lock("held", blocking_timeout=wait):
-                pytest.fail("the lock is free")
-        except LockContended as caught:
-            kept = weakref.ref(caught)
-        assert kept() is None
-
-
 def dialled(host: str) -> Callable[[], object]:
     """A dial of port 1 of this host."""
     options = Connection(host=host, port=1)  # type: ignore[no-untyped-call]
@@ -112,6 +104,37 @@ def test_no_error_waits_for_the_collector(fails: Callable[[], object]) -> None:
     with pytest.raises((OSError, RedlockError)):
         fails()
     assert not errors_left()
+
+
+def acquires(wait: float) -> Callable[[AsyncRedlock], Coroutine[Any, Any, object]]:
+    """A wait for the lock of the other client."""
+    return lambda client: client.lock("held", blocking_timeout=wait).__aenter__()
+
+
+async def extends(client: AsyncRedlock) -> None:
+    """An extension of a lease that was lost."""
+    lock = client.lock("free")
+    await lock.acquire()
+    lock.lease._declare_lost("by the test")
+    await lock.extend(1.0)
+
+
+async def asks(client: AsyncRedlock) -> None:
+    """A request that the end of the client ends."""
+    asyncio.get_running_loop().call_soon(client._context.parts().abandon)
+    await client.holder("free")
+
+
+@pytest.mark.parametrize(
+    "fails", [acquires(0.0), acquires(0.01), extends, asks], ids=["attempt", "wait", "extend", "close"]
+)
+async def test_no_error_of_a_coroutine_waits_for_the_collector(
+    held: Cluster, fails: Callable[[AsyncRedlock], Coroutine[Any, Any, object]]
+) -> None:
+    async with asyncio_tools.client_of(held.urls) as client:
+        with pytest.raises(RedlockError):
+            await fails(client)
+        assert not errors_left()
 
 
 @pytest.mark.parametrize("on_conflict", ["raise", "requeue"])
