@@ -13,23 +13,19 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any
 from urllib.parse import unquote
 
 from redlock._transport.reply_reader import ReplyReader
+from redlock.testing.redis_server import Server
 
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-    from typing import Any
-
-    from redlock.testing.redis_server import Server
-
-    Passing = Callable[[bytes, asyncio.StreamWriter], Coroutine[Any, Any, None]]
-    """Forwards a piece of a reply to the client."""
+Passing = Callable[[bytes, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+"""Forwards a piece of a reply to the client."""
 
 
 async def unchanged(data: bytes, writer: asyncio.StreamWriter) -> None:
@@ -148,7 +144,6 @@ class Proxy:
         assert done.wait(10), "the thread of the proxies is stuck"
 
     async def listen(self) -> asyncio.Server:
-        """Listen, and forward connections."""
         self._loop = asyncio.get_running_loop()
         server = await asyncio.start_server(self._forward, "127.0.0.1", 0, ssl=self.tls)
         self.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"

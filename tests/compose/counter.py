@@ -48,13 +48,11 @@ class Counter:
         self._store = Redis(port=63790, db=2, decode_responses=True)
 
     def close(self) -> None:
-        """Close the connections."""
         self._broker.close()
         self._results.close()
         self._store.close()
 
     def send(self, increments: int) -> None:
-        """Enqueue increments."""
         sent = run(sys.executable, "-c", SEND, str(increments), self.name, environment=clean_environment())
         self.ids += sent.stdout.split()
 
@@ -99,7 +97,6 @@ class Counter:
         return bool(opened) and f"@worker@{container[:12]}" in str(owner)
 
     def value(self) -> int:
-        """The value of the counter."""
         return int(FencedStore(self._store).read_unfenced(self.name) or 0)
 
     def tasks(self) -> list[dict[str, Any]]:

@@ -132,7 +132,6 @@ def stale_accepted(events: Iterable[Event], accepted: Accepted) -> list[str]:
 
 
 def figures(events: Sequence[Event], accepted: Accepted) -> Figures:
-    """The counts of a run."""
     operations = {operation.identity for operation in sent(events)}
     applied = Counter(write.identity for write in accepted.writes)
     invoked = Counter(event.op for event in events if event.what == "invoke")

@@ -55,7 +55,6 @@ class ClusterFixture(WorkerFixture):
         return super().hire("--include", f"{APPS}.counting,{APPS}.endings", *extra, concurrency=concurrency, **settings)
 
     def kill_workers(self) -> None:
-        """Kill every worker that was started until now."""
         for worker in self._workers:
             if worker.process.poll() is None:
                 worker.kill()
@@ -88,7 +87,6 @@ class ClusterFixture(WorkerFixture):
         return sum(write.identity == op for write in self.accepted().writes)
 
     def accepted(self) -> accepted.Accepted:
-        """The writes that the store has accepted."""
         return accepted.read(self.store_server.directory)
 
     def releases(self, name: str) -> int:
@@ -118,7 +116,6 @@ class ClusterFixture(WorkerFixture):
         return checker.violations(events, accepted, keeps=keeps, settled=settled)
 
     def figures(self) -> checker.Figures:
-        """The counts of the run."""
         return checker.figures(self.history.events(), self.accepted())
 
 

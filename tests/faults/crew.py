@@ -64,7 +64,6 @@ class Crew:
             self._hired += 1
 
     def wait_until_ready(self) -> None:
-        """Come back when all workers take tasks."""
         for worker in self._workers:
             worker.wait_until_ready()
 
@@ -73,7 +72,6 @@ class Crew:
         return [worker for worker in self._workers if worker.process.poll() is None and " ready." in worker.log]
 
     def end(self) -> None:
-        """Kill all workers."""
         for worker in self._workers:
             worker.kill()
 

@@ -27,20 +27,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import Redis
+from typing_extensions import Self
 
 from redlock.testing import redis_server
 from tests.faults.crew import Crew, Outcome
 from tests.integration.processes import children
 from tests.integration.rabbit import PROGRAM, rabbit
 from tests.integration.tools import comes_true, sixth_redis
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 APP = "tests.faults.apps.effects"
 KINDS = ("redis", "classic", "quorum")
@@ -65,8 +63,6 @@ _FORGOTTEN = "forgotten by the broker"
 
 
 class End(NamedTuple):
-    """The end of a task."""
-
     mode: str
     state: str
     skipped: bool
@@ -247,7 +243,6 @@ class Run:
         return [task for task, meta in self._states().items() if meta["status"] not in _FINAL]
 
     def ends(self) -> dict[str, End]:
-        """The end of each task."""
         effects: Counter[str] = Counter()
         for number in range(KEYS):
             effects.update((self._store.hget(f"store:key-{number}", "value") or "").split())
@@ -271,7 +266,6 @@ class Run:
 
 
 def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outcome:
-    """Run with the options of the command."""
     with Run(kind, directory, seed) as fire:
         fire.go(tasks, rate)
         fire.settle()

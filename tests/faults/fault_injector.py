@@ -69,7 +69,6 @@ class FaultInjector:
         return self.fixture.nodes[place % len(self.fixture.nodes.servers)]
 
     def worker(self, place: int) -> Worker:
-        """A worker."""
         return self.workers[place % len(self.workers)]
 
     def heal(self) -> None:

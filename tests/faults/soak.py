@@ -138,7 +138,6 @@ def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[FaultI
 
 
 def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequence[str] = KINDS_HERE) -> Outcome:
-    """Run with the options of the command."""
     faults = plan.draw(seed, seconds, every, kinds, TTL)
     (directory / "plan.json").write_text(json.dumps(faults, indent=0))
     with staffed(directory, CHILDREN, seed) as injector:

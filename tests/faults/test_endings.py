@@ -12,17 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from redlock import Lease, Redlock
 from tests.faults.cluster_fixture import PREFIX, TTL, ClusterFixture, cluster_fixture
 from tests.integration.tools import client_of, eventually, holders, is_free
 from tests.integration.worker_fixture import Worker
-
-if TYPE_CHECKING:
-    from _pytest.mark.structures import ParameterSet
 
 MAX_TTL = 10.0
 MARGIN = 20.0

@@ -23,11 +23,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from celery import Celery
 from redis import Redis
+from typing_extensions import Self
 
 from redlock.testing import redis_server
 from tests.faults.crew import Crew, Outcome
@@ -35,9 +36,6 @@ from tests.integration.databases import postgresql
 from tests.integration.processes import children
 from tests.integration.tools import ROOT, comes_true, sixth_redis
 from tests.integration.worker_fixture import Worker
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 KINDS = ("transfers", "ledger.tasks")
 """The modules of the example: SQLAlchemy and Django."""
@@ -225,7 +223,6 @@ class Run:
 
 
 def run(kind: str, tasks: int, seed: int, directory: Path, *, fence: bool = True) -> Outcome:
-    """Run with the options of the command."""
     with Run(kind, directory, seed, fence=fence) as fire:
         fire.go(tasks)
         fire.settle()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 from unittest import mock
 
 from redlock._clock import wall_us
@@ -18,11 +19,8 @@ from redlock._transport.readiness import READABLE
 from redlock._transport.reply_reader import ReplyReader
 from redlock._transport.socket_errors import NoReply
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    Answer = Callable[[list[bytes]], bytes]
-    """The bytes that a node sends after a command."""
+Answer = Callable[[list[bytes]], bytes]
+"""The bytes that a node sends after a command."""
 
 INFO = (
     "redis_version:8.2.0\r\nredis_mode:standalone\r\nrun_id:{run_id}\r\nrole:master\r\nmaxmemory:0\r\n"
@@ -50,7 +48,6 @@ class Good:
         self._granted = {codec.SCRIPTS[kind].sha for kind in (Acquire, Confirm, Extend, Repair)}
 
     def __call__(self, words: list[bytes]) -> bytes:
-        """Its answer to a command."""
         name = words[0].upper()
         if name == b"EVALSHA" and words[1] in self._granted:
             return resp([1, wall_us() // 1_000, 7])
@@ -96,7 +93,6 @@ class Socket:
         return bool(self._inbox)
 
     def recv(self, size: int) -> bytes:
-        """As a socket."""
         if not self.is_ready:
             raise BlockingIOError
         piece = self._inbox.popleft()
@@ -121,7 +117,6 @@ class LoopSocket(Socket):
         self._node.settimeout(0)
 
     def fileno(self) -> int:
-        """As a socket."""
         return self._client.fileno()
 
     def send(self, words: bytes) -> int:
@@ -133,11 +128,9 @@ class LoopSocket(Socket):
         return sent
 
     def recv(self, size: int) -> bytes:
-        """As a socket."""
         return self._client.recv(size)
 
     def close(self) -> None:
-        """As a socket."""
         self._client.close()
         self._node.close()
 
@@ -150,18 +143,15 @@ class Readiness:
         self.connections: dict[int, Any] = {}
 
     def watch(self, sock: Socket, connection: object) -> None:
-        """Watch a new socket."""
         self._sockets[id(sock)], self.connections[id(sock)] = sock, connection
 
     def watch_room(self, sock: Socket, *, wanted: bool) -> None:
         """A socket in memory has room."""
 
     def forget(self, sock: Socket) -> None:
-        """Watch a socket no longer."""
         del self._sockets[id(sock)], self.connections[id(sock)]
 
     def wait(self, _wait_ms: int) -> list[tuple[int, int]]:
-        """The sockets with data."""
         return [(number, READABLE) for number, sock in self._sockets.items() if sock.is_ready]
 
 

@@ -9,7 +9,7 @@ import gc
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redlock import Redlock, RedlockError
 from redlock._core.votes import Refusal, RoundResult, Vote, masked_token
@@ -22,10 +22,7 @@ from redlock.admin import doctor
 from redlock.admin.cluster_status import cluster_status
 from redlock.asyncio import Redlock as AsyncRedlock
 from redlock.settings import Settings
-from tests.fuzz.memory import Good, LoopSocket, answering
-
-if TYPE_CHECKING:
-    from tests.fuzz.memory import Answer
+from tests.fuzz.memory import Answer, Good, LoopSocket, answering
 
 NODES = [Node(f"redis://h:{port}", 5) for port in range(1, 6)]
 

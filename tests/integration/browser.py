@@ -15,12 +15,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from typing_extensions import Self
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no browser")
@@ -97,7 +95,6 @@ class Browser:
             self._ask("Target.disposeBrowserContext", browserContextId=context)
 
     def open(self, address: str) -> None:
-        """Open this address."""
         self._ask("Page.navigate", url=address)
 
     def value(self, expression: str) -> Any:  # noqa: ANN401 - whatever the script gives

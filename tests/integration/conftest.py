@@ -83,7 +83,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture(scope="session")
 def pg_address() -> Iterator[str]:
-    """The address of a PostgreSQL server."""
     with postgresql() as address:
         yield address
 

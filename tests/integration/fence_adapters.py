@@ -30,8 +30,6 @@ class Base(DeclarativeBase):
 
 
 class Account(Base):
-    """An integer."""
-
     __tablename__ = "account"
     name: Mapped[str] = mapped_column(String(40, collation=None), primary_key=True)
     value: Mapped[int]
@@ -59,7 +57,6 @@ ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mariadb": "aio
 
 
 def balance(engine: Engine) -> int:
-    """The value of the account."""
     with Session(engine) as session:
         return session.get_one(Account, "account").value
 

@@ -7,15 +7,14 @@ import contextlib
 import http.client
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from typing_extensions import Self
 
 from redlock.testing.redis_server import free_port
 from tests.integration.browser import Browser
 from tests.integration.tools import eventually
 from tests.integration.worker_fixture import Worker
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class Flower:
@@ -56,7 +55,6 @@ class Flower:
                 return 0, ""
 
     def headers(self, path: str) -> http.client.HTTPMessage:
-        """The headers of an answer."""
         with contextlib.closing(http.client.HTTPConnection(self._host, timeout=20)) as connection:
             connection.request("GET", self._prefix + path)
             return connection.getresponse().headers
@@ -90,11 +88,9 @@ class Flower:
         return data
 
     def locks(self, resource: str) -> list[dict[str, Any]]:
-        """The holders of a resource."""
         return [lock for lock in self.data()["locks"] if lock["resource"] == resource]
 
     def node(self, name: str) -> dict[str, Any]:
-        """The data of a node."""
         return next(node for node in self.data()["nodes"] if node["name"] == name)
 
 

@@ -25,7 +25,6 @@ class Block(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the block's file."""
         found = re.match(r"# (\w+\.py)\n", self.text)
         return found[1] if found else f"line_{self.line}.py"
 

@@ -72,7 +72,6 @@ class Started:
 
     @property
     def said(self) -> str:
-        """The output so far."""
         return self._output.read_text()
 
     def until_it_says(self, text: str) -> None:
@@ -81,7 +80,6 @@ class Started:
         assert text in whole_lines(self.said), self.said
 
     def end(self) -> int:
-        """Wait for the end, and return the exit status."""
         return self.process.wait(timeout=200)
 
     def press_ctrl_c(self) -> None:
@@ -134,5 +132,4 @@ def talking(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], I
 
 
 def python(source: str) -> Sequence[str]:
-    """A Python program as a command."""
     return (sys.executable, "-u", "-c", source)

@@ -18,13 +18,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+
+from typing_extensions import Self
 
 from redlock import Lease, LockContended, LockLost, NotHeld, Redlock
 from tests.integration.alarms import came_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 NAMES = [f"report:{number}" for number in range(24)]
 TTL, MAX_TTL = 6.0, 6.0
@@ -80,7 +78,6 @@ class Sections:
 
     @contextmanager
     def inside(self, lease: Lease) -> Iterator[None]:
-        """Record one section."""
         fence, entered, left = lease.fence, time.monotonic(), lease.remaining()
         try:
             yield
@@ -88,7 +85,6 @@ class Sections:
             self._seen[lease.resource].append((fence, entered, min(time.monotonic(), entered + left)))
 
     def count(self) -> int:
-        """The number of sections."""
         return sum(map(len, self._seen.values()))
 
     def wrong(self) -> list[str]:

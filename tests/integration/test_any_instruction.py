@@ -99,14 +99,12 @@ class Stricken:
         return lease.outcome().name == "RELEASED"
 
     def end(self) -> None:
-        """Close the client and the thread."""
         self.other.shutdown()
         self.client.close()
 
 
 @pytest.fixture
 def stricken(nodes: Cluster) -> Iterator[Stricken]:
-    """A client to strike."""
     client = Stricken(nodes)
     yield client
     client.end()
@@ -229,7 +227,6 @@ def losses() -> Report:
 
 
 def differs(seen: Callable[[], object], before: object) -> bool:
-    """Whether the value has changed."""
     return seen() != before
 
 
@@ -381,7 +378,6 @@ class Many:
         return [place for place in found if place.code is threads.ConnectionSet._pump.__code__]
 
     def interrupt(self, client: Redlock, place: Place) -> None:
-        """Interrupt an acquire."""
         tracer = Tracer(place)
         with suppress(Interrupted):
             tracer.run(lambda: self.acquire(client))

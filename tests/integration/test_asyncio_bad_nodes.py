@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,10 +12,7 @@ from redlock.asyncio import Redlock
 from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, until
 from tests.integration.tools import LASTING, frozen, is_free, is_told_of, limit_no_pending, raw, raws
-from tests.proxy import always, byte_by_byte, endless_garbage, half_a_reply, half_a_reply_then_reset, proxies
-
-if TYPE_CHECKING:
-    from tests.proxy import Passing
+from tests.proxy import Passing, always, byte_by_byte, endless_garbage, half_a_reply, half_a_reply_then_reset, proxies
 
 NAME = "bad"
 

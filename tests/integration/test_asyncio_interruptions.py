@@ -130,7 +130,6 @@ class Stricken:
             await self._cycle()
 
     def close(self) -> None:
-        """Close the client and the loop."""
         self._loop.run_until_complete(self._client.aclose())
         self._loop.close()
 
@@ -185,12 +184,10 @@ class Renewed:
         self.schedule.add(self, now_ms() + 20)
 
     def run(self) -> None:
-        """Renew the lease a few times."""
         renewed_often = until(lambda: self.renewals >= 3, "renewals go on", within=20, every=0.002)
         self._loop.run_until_complete(renewed_often)
 
     def close(self) -> None:
-        """End the loop."""
         self.schedule.close()
         self._connections_of_loop.abandon()
         self._loop.close()
@@ -288,7 +285,6 @@ def test_a_late_renewal_is_not_put_off_by_new_leases() -> None:
 
 @pytest.fixture(params=[with_connections, without_connections])
 def stricken(nodes: Cluster, request: pytest.FixtureRequest) -> Iterator[Stricken]:
-    """A client to strike."""
     with closing(Stricken(nodes, request.param)) as client:
         yield client
 

@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from kombu.connection import Connection
@@ -20,21 +20,17 @@ from redlock.cli import main
 from redlock.testing.redis_server import Cluster, free_port
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import CANARY
-
-if TYPE_CHECKING:
-    from workers.rabbitmq import RabbitMQ
+from workers.rabbitmq import RabbitMQ
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RabbitMQ]:
-    """A server for all tests here."""
     with rabbit() as server:
         yield server
 
 
 @contextlib.contextmanager
 def channel(server: RabbitMQ) -> Iterator[Any]:
-    """A channel on the server."""
     with Connection(server.url) as connection, connection.channel() as channel:
         yield channel
 

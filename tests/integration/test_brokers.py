@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -25,9 +25,7 @@ from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import client_of, comes_true, eventually, sixth_redis, unsubscribe
 from tests.integration.worker_fixture import Worker
 from tests.versions import needs_celery_5_5
-
-if TYPE_CHECKING:
-    from workers.rabbitmq import RabbitMQ
+from workers.rabbitmq import RabbitMQ
 
 BROKERS = "tests.integration.apps.brokers"
 KINDS = [
@@ -78,7 +76,6 @@ class Place:
 
     @property
     def log(self) -> str:
-        """The log of the workers."""
         return "".join(worker.log for worker in self._workers)
 
     def send(self, task: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - Celery's options
@@ -103,7 +100,6 @@ class Place:
         os.kill(int(str(self.store.get(f"pid:{task_id}"))), signal.SIGUSR1)
 
     def close(self) -> None:
-        """Stop all workers and servers."""
         for worker in self._workers:
             worker.kill()
         self.app.close()
@@ -114,7 +110,6 @@ class Place:
 
 @pytest.fixture(scope="module")
 def rabbitmq() -> Iterator[RabbitMQ]:
-    """A server for the whole file."""
     with rabbit() as server:
         yield server
 

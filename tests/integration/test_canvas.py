@@ -27,7 +27,6 @@ HELD = "policy:held"
 
 @pytest.fixture(scope="module")
 def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
-    """A set of servers for all tests here."""
     with fresh_fixture(tmp_path_factory.mktemp("canvas")) as fixture:
         yield fixture
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock import LockLost, QuorumUnavailable, Redlock
 from redlock._transport import codec
 from redlock.admin.cluster_status import cluster_status
+from redlock.testing.redis_server import Cluster
 from tests.integration.threads import started
 from tests.integration.tools import LASTING, client_of, eventually, is_free, outlive, raw
 from tests.proxy import (
@@ -28,15 +31,8 @@ from tests.proxy import (
     proxies,
 )
 
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
-
-    from redlock.testing.redis_server import Cluster
-
-    Bad = Callable[[Sequence[Proxy]], AbstractContextManager[list[str]]]
-    """Makes the servers behind these bad; gives the addresses that lead to them."""
+Bad = Callable[[Sequence[Proxy]], AbstractContextManager[list[str]]]
+"""Makes the servers behind these bad; gives the addresses that lead to them."""
 
 T = 2.2
 BOUND = 60.0

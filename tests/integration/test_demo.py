@@ -57,7 +57,6 @@ class Demo:
 
     @property
     def said(self) -> str:
-        """The output up to now."""
         return self._output.read_text()
 
     def until_it_says(self, pattern: str) -> re.Match[str]:
@@ -77,11 +76,9 @@ class Demo:
             eventually(lambda: int(store.hget("store:hits", "value") or 0) >= least, "the counter", within=99)
 
     def end(self) -> int:
-        """Wait for the end and return the exit status."""
         return self.process.wait(250)
 
     def kill(self) -> None:
-        """Kill the demo."""
         self.process.kill()
         self.process.wait()
 

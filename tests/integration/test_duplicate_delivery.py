@@ -26,7 +26,6 @@ MODES = ["requeue", "skip", "raise", "wait"]
 
 @pytest.fixture(scope="module")
 def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
-    """A set of servers for all tests here."""
     with fresh_fixture(tmp_path_factory.mktemp("workers")) as fixture:
         yield fixture
 

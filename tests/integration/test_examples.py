@@ -134,7 +134,6 @@ class Project:
 
 
 def project(name: str, python: Path, directory: Path, **environment: str) -> Project:
-    """An example, copied."""
     copied = directory / "project"
     shutil.copytree(EXAMPLES / name, copied, ignore=shutil.ignore_patterns("__pycache__"))
     return Project(python, copied, environment)

@@ -35,7 +35,6 @@ def set_fences(nodes: Cluster, fences: Sequence[int]) -> None:
 
 
 def fences_of(servers: Sequence[Server]) -> list[int]:
-    """The lock's fence on each of these nodes."""
     return [int(redis.get(codec.fence_key(NAME)) or 0) for redis in raws(servers)]
 
 

@@ -6,9 +6,9 @@ import contextlib
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 from sqlalchemy import Engine
 
 from redlock.fencing.conformance import Lease, Write, check_all
@@ -25,9 +25,6 @@ from tests.integration.fence_adapters import (
 )
 from tests.integration.fence_store_adapters import AsyncStoreAdapter, StoreAdapter
 from tests.integration.tools import eventually
-
-if TYPE_CHECKING:
-    from _pytest.mark.structures import ParameterSet
 
 EXAMPLES = int(os.environ.get("FENCE_EXAMPLES", "3"))
 """Random interleavings of each fence at each level; `make soak` runs more."""

@@ -29,7 +29,6 @@ EXAMPLES = int(os.environ.get("FENCE_EXAMPLES", "3"))
 
 @pytest.fixture
 def objects() -> Iterator[ObjectStore]:
-    """A running server."""
     server = ObjectStore()
     with serving(server):
         yield server

@@ -22,7 +22,6 @@ POLICIES = "tests.integration.apps.policies"
 
 @pytest.fixture(scope="module")
 def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
-    """A set of servers for all tests here."""
     with fresh_fixture(tmp_path_factory.mktemp("flower")) as fixture:
         yield fixture
 

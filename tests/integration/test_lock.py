@@ -48,7 +48,6 @@ def brief(nodes: Cluster) -> Iterator[Redlock]:
 
 
 def remaining_ms(nodes: Cluster, name: str) -> list[int]:
-    """For how long the lock's key will stand on each node."""
     return [redis.pttl(name) for redis in raws(nodes.servers)]
 
 
@@ -698,7 +697,6 @@ def test_an_event_loop_may_use_a_lock_where_that_is_allowed(nodes: Cluster) -> N
 
 
 def strike(*_: object, **__: object) -> None:
-    """Raise the exception."""
     raise Interrupted
 
 

@@ -30,7 +30,6 @@ MARKUP = "<img src=x onerror=\"document.title='run'\">&amp;'"
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For everything here."""
     return tmp_path_factory.mktemp("locks-page")
 
 

@@ -25,12 +25,10 @@ class Outer(NamedTuple):
     owner: str = "me"
 
     def remaining(self) -> float:
-        """Seconds until the deadline."""
         return WITHIN
 
 
 def changed(_: str | None) -> str:
-    """The value of the callback."""
     return "changed by on_lost"
 
 

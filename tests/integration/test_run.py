@@ -45,7 +45,6 @@ while True:
 
 @pytest.fixture
 def shell(nodes: Cluster, tmp_path: Path) -> Shell:
-    """Calls `redlock` on the five nodes."""
     return Shell(nodes, tmp_path)
 
 

@@ -35,7 +35,6 @@ def redis(broker: Server) -> Iterator[Redis]:
 
 @pytest.fixture
 def store(redis: Redis) -> FencedStore:
-    """The store under test."""
     return FencedStore(redis)
 
 
@@ -47,7 +46,6 @@ def take_over(nodes: Cluster) -> Lease:
 
 
 def one_more(value: str | None) -> str:
-    """An increment."""
     return str(int(value or 0) + 1)
 
 

@@ -31,7 +31,6 @@ kinds = pytest.mark.parametrize("kind", [FencedStore, AsyncFencedStore])
 
 
 def ten_more(value: str | None) -> str:
-    """A deposit."""
     return str(int(value or 0) + 10)
 
 

@@ -36,7 +36,6 @@ class Watched(NamedTuple):
     owner: str = "me"
 
     def remaining(self) -> float:
-        """Seconds until the deadline."""
         self.waits()
         return self.seconds
 

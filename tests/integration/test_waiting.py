@@ -44,13 +44,11 @@ def client(nodes: Cluster) -> Iterator[Redlock]:
 
 
 def wakeups(server: Server, name: str) -> int:
-    """How many wake-ups lie on a node."""
     with raw(server) as redis:
         return int(redis.llen(codec.wake_key(name)))
 
 
 def scripts_run(server: Server) -> int:
-    """How many scripts a node has run."""
     with raw(server) as redis:
         return int(redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
 

@@ -10,7 +10,6 @@ from socketserver import BaseServer
 
 
 def started(work: Callable[[], object]) -> threading.Thread:
-    """A thread that does this."""
     thread = threading.Thread(target=work)
     thread.start()
     return thread

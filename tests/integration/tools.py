@@ -184,7 +184,6 @@ def holders(servers: Iterable[Server], *names: str) -> list[str | None]:
 
 
 def is_free(servers: Iterable[Server], *names: str) -> bool:
-    """Whether none of these servers has a lock of these names."""
     return not any(holders(servers, *names))
 
 

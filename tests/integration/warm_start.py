@@ -107,29 +107,24 @@ class ForkedProgram:
             return True
 
     def poll(self) -> int | None:
-        """The exit status; None while the program runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end, and return the exit status."""
         self._process.join(timeout)
         if (status := self.poll()) is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
         return status
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to a program that runs."""
         if self.poll() is None:
             # The process that forks takes the exit status first, and passes it on a moment later.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 

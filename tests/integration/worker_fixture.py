@@ -11,19 +11,17 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import Celery
 from redis import Redis
+from typing_extensions import Self
 
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Cluster, Server, die_with_parent
 from tests.integration.processes import children
 from tests.integration.tools import PATIENT, ROOT, eventually, sixth_redis
 from tests.integration.warm_start import ForkedProgram, can_fork
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 UNLIMITED = {"COUNTER_TIME_LIMIT": "700", "COUNTER_VISIBILITY_TIMEOUT": "800"}
 """Settings of a worker whose tasks run until the end of the test. By default a time limit ends a task after 24 s."""
@@ -114,7 +112,6 @@ class WorkerFixture:
         self.store = Redis.from_url(f"{address}/2", decode_responses=True)
 
     def start_worker(self, *extra: str, concurrency: int = 1, **settings: str) -> Worker:
-        """Start a worker with these settings and wait until the worker takes tasks."""
         worker = self.hire(*extra, concurrency=concurrency, **settings)
         worker.wait_until_ready()
         return worker
@@ -164,7 +161,6 @@ class WorkerFixture:
         return self._results.get_task_meta(task_id, cache=False)["result"]
 
     def results(self, task_ids: Iterable[str]) -> list[Any]:
-        """The results of these tasks."""
         return [self.result(task_id) for task_id in task_ids]
 
     def requeues(self, task_id: str) -> int:
@@ -202,7 +198,6 @@ class WorkerFixture:
         return [lock for answer in answers.values() for lock in answer if task_id in {"", lock["task"]}]
 
     def counter(self, name: str) -> int:
-        """The value of a counter."""
         return int(self.store.hget(f"store:{name}", "value") or 0)
 
     def is_inside(self, name: str) -> bool:

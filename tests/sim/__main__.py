@@ -22,7 +22,6 @@ _EVERY_SECONDS = 30
 
 
 def main() -> int:
-    """Do what the options say."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description="A deterministic simulator of the lock.")
     parser.add_argument("--seed", type=int, help="replay this schedule")
     parser.add_argument("--first", type=int, default=0, help="the batch's first seed")

@@ -43,7 +43,6 @@ class LookingAround:
         return self._worker.client.redlock
 
     def __call__(self, lock: Lock, lease: HeldLease, operation: Operation) -> None:
-        """Call something."""
         name = operation.names[0]
         match self._world.chance.randrange(10):
             case 0 | 1:

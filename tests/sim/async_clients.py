@@ -70,7 +70,6 @@ class AsyncClient(Client):
                 self.world.violation(f"{self.name} has ended and leaves {one}")
 
     def begin_workers(self) -> None:
-        """Begin the tasks."""
         for number in range(self.options.threads):
             worker = AsyncWorker(self, number)
             self.workers[worker] = worker

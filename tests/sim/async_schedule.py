@@ -74,7 +74,6 @@ class AsyncSchedule(Schedule):
                 self.world.violation(f"{client.name} did not end")
 
     def _wait(self, length_ms: int) -> None:
-        """Let time pass; the end of an operation that was delivered again does not end the wait."""
         self.open += 1
         self.world.run(self.world.now + length_ms * MS)
         self.open -= 1

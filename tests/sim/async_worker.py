@@ -139,7 +139,6 @@ class AsyncWorker:
                 self.schedule.requeue(operation)
 
     async def _ended(self, operation: Operation) -> bool:
-        """Whether the operation is done."""
         client, chance = self.client, self.world.chance
         self._cancelled, self._must_keep, self._place, self.secrets = None, False, "acquire", []
         work = self._run(operation)

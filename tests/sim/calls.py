@@ -50,7 +50,6 @@ class Cluster:
         self._names = 0
 
     def process(self) -> Process:
-        """A new process."""
         self._names += 1
         return Process(self, f"p{self._names}")
 
@@ -84,7 +83,6 @@ class Cluster:
         return result, (self.world.now - began) / MS
 
     def wait(self, length_ms: int) -> None:
-        """Let time pass."""
         until = self.world.now + length_ms * MS
         self.world.run(until)
         self.world.now = until

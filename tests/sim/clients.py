@@ -100,7 +100,6 @@ class Client(Machine):
         return self.schedule.source.client.Redlock
 
     def begin_workers(self) -> None:
-        """Begin the threads."""
         for _ in range(self.options.threads):
             Worker(self)
 
@@ -269,7 +268,6 @@ class Stranger(Client):
     """A client with its own `max_ttl`, whose thread acquires the lock again and again, and only holds the lock."""
 
     def begin_workers(self) -> None:
-        """Begin its only thread."""
         HoldingWorker(self)
 
 

@@ -74,7 +74,6 @@ def doors() -> bool:
 
 
 def main() -> int:
-    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim.exhaustive", description=__doc__.splitlines()[0])
     configurations = {**COMPLETE, **{f"quick-{name}": config for name, config in QUICK.items()}}
     parser.add_argument("configuration", nargs="*", help="which of the shipped protocol's; all complete ones if none")

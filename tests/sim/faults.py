@@ -54,7 +54,6 @@ def draw(options: Options, chance: random.Random) -> list[Fault]:
 
 
 def strike(schedule: Schedule, fault: Fault) -> None:
-    """Apply the fault."""
     schedule.world.note("fault", *fault)
     _ACTS[fault.kind](schedule, fault)
 

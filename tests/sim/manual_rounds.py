@@ -45,7 +45,6 @@ class ManualRounds:
         return self.world.now // MS
 
     def wait(self, length_ms: int) -> None:
-        """Let time pass."""
         self.world.now += length_ms * MS
 
     def attempt(

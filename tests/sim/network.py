@@ -47,7 +47,6 @@ class Network:
 
     @property
     def urls(self) -> list[str]:
-        """The addresses of the nodes."""
         return [f"redis://10.0.0.1:{FIRST_PORT + node.place}" for node in self.nodes]
 
     def delay(self) -> int:

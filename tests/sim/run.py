@@ -57,7 +57,6 @@ class Totals(NamedTuple):
 
 
 def one(seed: int, source: Source, driver: str = "threads") -> Totals:
-    """Run one seed."""
     schedule = DRIVERS[driver](seed, source).run()
     keeps = schedule.options.keeps
     return Totals(

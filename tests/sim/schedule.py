@@ -229,7 +229,6 @@ class Schedule:
         strand.wake(strand.ticket, operation)
 
     def acknowledge(self, operation: Operation) -> None:
-        """Done."""
         self.open -= not operation.acknowledged
         operation.acknowledged = True
         if not (self.faulty or self.open):

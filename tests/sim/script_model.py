@@ -16,7 +16,6 @@ Names: TypeAlias = "tuple[str, ...]"
 
 
 def fence_of(name: str) -> str:
-    """The key of a fence."""
     return f"\x01redlock:fence:{name}"
 
 
@@ -26,7 +25,6 @@ def queue_of(name: str) -> str:
 
 
 def wake_of(name: str) -> str:
-    """The key of the wake-ups."""
     return f"\x01redlock:wake:{name}"
 
 

@@ -40,7 +40,6 @@ class Waiters:
         self.strands: deque[tuple[Strand, int]] = deque()
 
     def park(self, until: int | None) -> bool:
-        """Wait; False at the end of the time."""
         strand = here()
         self.strands.append((strand, strand.ticket))
         try:
@@ -62,7 +61,6 @@ class Waiters:
                 return
 
     def wake_all(self) -> None:
-        """Wake all."""
         for _ in range(len(self.strands)):
             self.wake()
 

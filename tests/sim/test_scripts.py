@@ -183,7 +183,6 @@ def test_a_wake_up_is_passed_on_once_for_each_name() -> None:
 
 
 def record_of(node: Node) -> dict[str, str]:
-    """The record of a node."""
     names = ("run_id", "since", "quarantine", "fingerprint")
     return {name: text for name in names if (text := node.field(wire.RECORD, name)) is not None}
 

@@ -86,7 +86,6 @@ class World:
         self.history.append((self.now, *what))
 
     def violation(self, what: str) -> None:
-        """A promise was broken."""
         self.violations.append(f"{self.now / 1e6:.6f} s: {what}")
         self.note("VIOLATION", what)
 

@@ -108,7 +108,6 @@ class Client:
         return tally
 
     def write(self, places: Iterable[int] | None = None) -> None:
-        """Write the outboxes."""
         for one in self.state.all if places is None else [self[place] for place in places]:
             if one.handle is not None:
                 one.handle.take(one.outbox)
@@ -116,12 +115,10 @@ class Client:
         self.close()
 
     def receive(self, place: int, data: bytes) -> None:
-        """Bytes arrive."""
         self.state.receive(self[place], data, self.now)
         self.close()
 
     def answer(self, places: Iterable[int], data: bytes) -> None:
-        """These nodes send the same bytes."""
         for place in places:
             self.receive(place, data)
 

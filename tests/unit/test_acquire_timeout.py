@@ -18,7 +18,6 @@ ALONE = Refusal(round_result(*[DEAD] * 5))
 
 @pytest.fixture
 def pass_ms(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let time pass."""
     now = [1_000]
     monkeypatch.setattr(acquire_timeout, "now_ms", lambda: now[0])
 

@@ -21,8 +21,6 @@ LONG = 30.0
 
 
 class Work:
-    """Counts its runs."""
-
     def __init__(self, *answers: float | BaseException | None) -> None:
         self._answers = list(answers)
         self.done = threading.Semaphore(0)

@@ -361,8 +361,6 @@ def test_equal_values_have_the_same_text_in_a_format(spec: str, equal: tuple[obj
 
 def test_a_row_of_django_has_the_text_of_its_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
     class Row:
-        """As a model of Django."""
-
         def __init__(self, pk: object) -> None:
             self.pk = pk
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
 from redlock._core.commands import Round, Wait
+from redlock._core.vote_tally import VoteTally
 from tests.unit.memory_nodes import (
     ATTEMPT,
     EXTENSION,
@@ -19,11 +20,6 @@ from tests.unit.memory_nodes import (
     Client,
     refusal,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock._core.vote_tally import VoteTally
 
 
 def test_the_first_round_dials_all_nodes_and_waits_for_them() -> None:

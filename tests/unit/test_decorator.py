@@ -82,8 +82,6 @@ def generator(account_id: int) -> Any:  # noqa: ANN401
 
 
 class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
-    """A task as a class."""
-
     name = "charge-class"
 
 

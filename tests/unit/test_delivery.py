@@ -191,7 +191,6 @@ class Producer:
         self.connection = self
 
     def collect(self) -> None:
-        """As a connection."""
         self.collected += 1
 
 

@@ -43,11 +43,9 @@ class Clock:
         self.now = self.pause = 0.0
 
     def monotonic(self) -> float:
-        """The time."""
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """Move it."""
         self.now += seconds + self.pause
 
 

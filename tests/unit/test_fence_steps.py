@@ -50,12 +50,10 @@ class Database:
         self._answers = list(answers)
 
     def begin(self) -> None:
-        """As a transaction."""
         self.steps.append("begin")
         self.open = True
 
     def prepare(self) -> None:
-        """As a transaction."""
         self.steps.append("prepare")
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
@@ -74,16 +72,13 @@ class Database:
         return [(5,)] if statement == self.dialect.confirm and self.dialect is POSTGRESQL else []
 
     def is_open(self) -> bool:
-        """As a transaction."""
         return self.open
 
     def commit(self, confirm: Callable[[], None]) -> None:
-        """As a transaction."""
         confirm()
         self.steps.append("commit")
 
     def rollback(self, _error: BaseException) -> None:
-        """As a transaction."""
         self.steps.append("rollback")
 
     def fenced(self) -> list[object]:

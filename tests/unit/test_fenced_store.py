@@ -41,16 +41,13 @@ class Redis:
         return later() if self._asynchronous else reply
 
     def register_script(self, source: bytes) -> Any:  # noqa: ANN401 - a function
-        """As a client of redis-py."""
         name = {StoreWords.OPEN: "open", StoreWords.WRITE: "write"}[source]
         return lambda *, keys, args: self._reply(name, keys, args)
 
     def hget(self, *words: object) -> Any:  # noqa: ANN401
-        """As a client of redis-py."""
         return self._reply("hget", *words)
 
     def hset(self, *words: object) -> Any:  # noqa: ANN401
-        """As a client of redis-py."""
         return self._reply("hset", *words)
 
 

@@ -24,7 +24,6 @@ class Timer:
         self.due: dict[int, tuple[float, Callable[..., None], tuple[Any, ...]]] = {}
 
     def call_after(self, seconds: float, function: Callable[..., None], arguments: tuple[Any, ...]) -> SimpleNamespace:
-        """As kombu's timer."""
         number = len(self.due)
         self.due[number] = seconds, function, arguments
         return SimpleNamespace(cancel=lambda: self.due.pop(number))
@@ -44,7 +43,6 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 def app_with(**settings: object) -> Celery:
-    """An app with these settings."""
     app = Celery(set_as_current=False, broker="memory://")
     app.conf.update(settings)
     return app

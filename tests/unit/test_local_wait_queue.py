@@ -51,7 +51,6 @@ class WaitingThread:
             self._thread.join(0.001)
 
     def leave(self) -> None:
-        """Leave the queue."""
         assert self.place is not None
         self.place.leave()
 

@@ -100,8 +100,6 @@ def test_a_template_without_fields_locks_one_resource() -> None:
 @pytest.mark.parametrize("template", ["x:{account_id.nope}", "x:{account_id[0]}", "x:{amount.id}"])
 def test_a_missing_attribute_is_reported_at_the_call(template: str) -> None:
     class Account:
-        """An account without attributes."""
-
         def __getitem__(self, place: int) -> None:
             raise IndexError(place)
 

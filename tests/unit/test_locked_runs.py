@@ -63,7 +63,6 @@ class GivenLease:
         self.ending: BaseException | None = None
 
     def acquire(self, timeout_ms: int | None) -> None:
-        """Raise the next error of the test."""
         self.waits.append(timeout_ms)
         self.waited_before.append(self.waited_ms)
         if self.seen:
@@ -75,11 +74,9 @@ class GivenLease:
         """Before a body that a loss interrupts."""
 
     def release(self) -> None:
-        """The end of a run that failed."""
         self._end("release")
 
     def close(self) -> None:
-        """The end of a run that succeeded."""
         self._end("close")
 
     def _end(self, how: str) -> None:
@@ -97,7 +94,6 @@ class Client(Redlock):
     seen = ""
 
     def lease(self, names: Any, **options: Any) -> Any:  # type: ignore[override]  # noqa: ANN401 - not all of it
-        """As `Redlock.lease`."""
         self.given = GivenLease(names, options)
         self.given.acquiring, self.given.ending, self.given.seen = self.acquiring, self.ending, self.seen
         return self.given
@@ -165,8 +161,6 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
 
 
 def returning(value: object) -> Callable[[], object]:
-    """A body that returns a value."""
-
     def give() -> object:
         return value
 
@@ -174,8 +168,6 @@ def returning(value: object) -> Callable[[], object]:
 
 
 def raising(error: BaseException) -> Callable[[], object]:
-    """A body that fails."""
-
     def fail() -> object:
         raise error
 
@@ -423,7 +415,6 @@ class Refund(Charge):
     name = "runs.refund"
 
     def run(self) -> None:
-        """The body of the base class."""
         super().run()
 
 

@@ -15,7 +15,6 @@ from tests.integration.threads import in_threads
 
 
 def lease(*, lost: bool = False) -> Any:  # noqa: ANN401 - as much of a lease as is looked at
-    """A lease."""
     return SimpleNamespace(is_lost=lost, resource="x", ensure_valid=lambda: None)
 
 

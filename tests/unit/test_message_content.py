@@ -52,8 +52,6 @@ def test_arguments_that_no_body_can_change_are_not_copied(args: list[object] | N
 
 
 class Raising:
-    """An argument whose pickle fails."""
-
     def __init__(self, error: Exception) -> None:
         self._error = error
 

@@ -18,7 +18,6 @@ NODES = ("h:1", 'odd"\\node', "/run/a\n# HELP x.sock")
 
 @pytest.fixture
 def counted() -> Metrics:
-    """Nothing counted yet."""
     return Metrics(NODES)
 
 

@@ -30,7 +30,6 @@ CANARY = "canary-b7Qx"
 
 
 def refusal(url: str) -> str:
-    """The error message for an address that can't be used."""
     with pytest.raises(ConfigurationError) as caught:
         Node(url, 100)
     return str(caught.value)
@@ -380,14 +379,12 @@ class Dialled(Node):
         self.closed = 0
 
     def connect(self, seconds: float | None = None, *, admin: bool = False) -> Exchange:  # noqa: ARG002 - as of `Node`
-        """A connection, if the node has not failed by then."""
         self.answer.wait()
         if self.error:
             raise UnsuitableNode(self.error)
         return self  # type: ignore[return-value]  # only closed
 
     def close(self) -> None:
-        """Count the ends of the connection."""
         self.closed += 1
 
 

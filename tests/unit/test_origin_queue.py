@@ -27,7 +27,6 @@ QUEUES = [
 
 
 def app_with(*queues: Queue) -> Celery:
-    """An app with these queues."""
     app = Celery(set_as_current=False, broker="memory://")
     app.conf.task_queues = queues
     return app

@@ -34,7 +34,6 @@ class Releasing(Client):
         self.write()
 
     def sent(self) -> int:
-        """How many commands a node has."""
         return len(self[0].handle.commands)
 
 

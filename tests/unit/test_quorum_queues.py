@@ -19,7 +19,6 @@ TASKS = [Locked("pay", 1.0, 5.0, None)]
 
 
 def queue(name: str = "q", exchange: Exchange | None = DIRECT, *, quorum: bool = True, **options: Any) -> Queue:  # noqa: ANN401
-    """A queue for these tests."""
     return Queue(name, exchange, name, queue_arguments=QUORUM if quorum else None, **options)
 
 

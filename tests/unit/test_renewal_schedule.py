@@ -28,17 +28,14 @@ class Given:
         self.reports = 0
 
     def _renewal(self, connections: ConnectionSet | None) -> Steps[int | None]:  # noqa: ARG002 - see below
-        """Not used here."""
         raise AssertionError
 
     def _report_loss(self) -> None:
-        """Count the reports."""
         self.reports += 1
 
 
 @pytest.fixture
 def schedule() -> RenewalSchedule[Any]:
-    """An empty schedule."""
     return RenewalSchedule("raise ttl")
 
 

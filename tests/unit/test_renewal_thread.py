@@ -41,7 +41,6 @@ class Connections:
         self.error: BaseException | None = None
 
     def run_all(self, generators: Sequence[Any]) -> list[Any]:
-        """As a connection set; the generators have no round."""
         self.exchanges.append(len(generators))
         if self.error is not None:
             raise self.error
@@ -58,7 +57,6 @@ class Pool:
 
     @contextlib.contextmanager
     def connections(self, wanted: Connections) -> Iterator[Connections]:
-        """As a pool."""
         yield wanted
 
 

@@ -80,8 +80,6 @@ def test_commands_have_the_same_bytes(words: list[str | bytes]) -> None:
 
 
 class CountedBytes(bytearray):
-    """Counts the bytes that are searched."""
-
     searched = 0
 
     def find(self, sub: object, start: object = 0, end: object = None) -> int:

@@ -86,7 +86,6 @@ def test_the_public_attributes_are_these_lists() -> None:
 
 
 def public(one: object) -> list[str]:
-    """The names without a leading underscore."""
     return [name for name in dir(one) if not name.startswith("_")]
 
 

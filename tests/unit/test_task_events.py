@@ -34,8 +34,6 @@ LEASE: Any = SimpleNamespace(resource="account:42", fence=7, waited_ms=12)
 
 
 class Listener:
-    """Records the events."""
-
     def __init__(self) -> None:
         self.heard: list[str] = []
         self.fields: list[dict[str, object]] = []

@@ -19,7 +19,6 @@ LEASE: Any = SimpleNamespace(resource="account:42", fence=7)
 
 
 def task(task_id: str | None = "id-1") -> Any:  # noqa: ANN401 - as much of a task as the registry reads
-    """A task with this id."""
     return SimpleNamespace(request=SimpleNamespace(id=task_id), name="shop.close")
 
 
@@ -231,7 +230,6 @@ def in_body(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def say(event: str, holder: str = "first") -> None:
-    """As the log events of a wait."""
     _log.debug(event, resource="a", holder=holder, owner_label="me", position=1, waited_ms=5, acquired=True)
 
 

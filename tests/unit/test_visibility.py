@@ -139,7 +139,6 @@ def test_a_lock_on_a_base_class_or_on_the_call_is_found() -> None:
 
         @locked("y", wait=30.0)
         def run(self) -> None:
-            """The body of the base class."""
             super().run()
 
     app.register_task(Charge())

@@ -30,7 +30,6 @@ class Borrowed:
         self.is_closed = False
 
     def close(self) -> None:
-        """As a connection."""
         self.is_closed = True
 
 
@@ -53,7 +52,6 @@ class Trial:
         self.undone += 1
 
     def send(self, result: object = None) -> Effect:
-        """Resume with the result of an effect."""
         self.effect = self.steps.send(result)
         return self.effect
 
@@ -73,7 +71,6 @@ class Trial:
         return effect
 
     def is_over(self, *votes: Vote) -> None:
-        """Perform an attempt that ends the loop."""
         with pytest.raises(StopIteration):
             self.attempt(*votes)
 

@@ -13,9 +13,10 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import redis
+from celery import Task
 from kombu.transport.redis import QoS
 
 from redlock import LockLost, Stale
@@ -24,9 +25,6 @@ from redlock.fencing import FencedStore
 from tests.faults.history import note
 from tests.versions import KOMBU
 from workers.app import app, settings
-
-if TYPE_CHECKING:
-    from celery import Task
 
 R = TypeVar("R")
 

@@ -10,20 +10,16 @@ from __future__ import annotations
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 from celery.signals import task_failure, task_revoked, task_success
 from kombu.entity import Exchange, Queue
 from redis import Redis
 
 from redlock.celery import current_lease, locked
+from redlock.celery.conflict_policy import OnConflict
 from redlock.fencing import FencedStore
-
-if TYPE_CHECKING:
-    from celery import Task
-
-    from redlock.celery.conflict_policy import OnConflict
 
 KIND = os.environ["EFFECTS_KIND"]
 _TYPE, _ARGUMENTS = ("topic", {"x-queue-type": "quorum"}) if KIND == "quorum" else ("direct", {})
@@ -61,8 +57,6 @@ _store = FencedStore(os.environ["EFFECTS_STORE"])
 
 
 def _task(on_conflict: OnConflict, wait: float) -> Any:  # noqa: ANN401 - Celery is untyped
-    """A task with this choice."""
-
     @app.task(bind=True, name=f"effects.{on_conflict}")
     @locked("effects:{name}", wait=wait, on_conflict=on_conflict)
     def task(self: Task, name: str, most: float) -> str:

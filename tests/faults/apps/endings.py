@@ -11,8 +11,8 @@ import functools
 import resource
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from celery import Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from redlock import RedlockError
@@ -21,9 +21,6 @@ from tests.faults.apps.counting import noted, section, server
 from tests.faults.history import note
 from tests.integration.tools import comes_true
 from workers.app import app, lock_settings
-
-if TYPE_CHECKING:
-    from celery import Task
 
 
 def _ends(self: Task, name: str, ending: str, moment: str) -> int:

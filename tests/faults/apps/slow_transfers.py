@@ -14,12 +14,11 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from celery import Celery
 
 from redlock.fencing.sql import FencedSection
-
-if TYPE_CHECKING:
-    from celery import Celery
 
 _LONGEST = 0.15
 

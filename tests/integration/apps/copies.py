@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from celery import Task
 from redis import Redis
 
 from redlock.celery import current_lease, locked
+from redlock.celery.conflict_policy import OnConflict
 from workers.app import app, settings
-
-if TYPE_CHECKING:
-    from celery import Task
-
-    from redlock.celery.conflict_policy import OnConflict
 
 app.conf.worker_deduplicate_successful_tasks = "COPIES_RUN_AGAIN" not in os.environ
 store = Redis.from_url(settings.store_url, decode_responses=True)

@@ -38,22 +38,16 @@ class Account(models.Model):  # type: ignore[misc]  # Django ships no types
 
 
 class Color(enum.Enum):
-    """A color."""
-
     RED = "red"
 
 
 @dataclasses.dataclass
 class Order:
-    """An order."""
-
     words: set[str]
     by: dict[object, object]
 
 
 class Form(pydantic.BaseModel):
-    """A form."""
-
     words: set[str]
     order: Order
 
@@ -63,7 +57,6 @@ def task(value: object) -> None:
 
 
 def main() -> None:
-    """A line for each value."""
     row = Account(number=uuid.UUID(int=7))
     order = Order(WORDS, {word: {word, *WORDS} for word in WORDS})
     values = [

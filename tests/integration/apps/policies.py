@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from celery import Task
 from redis import Redis
 
 from redlock import LockContended, Stale
 from redlock.celery import client_for, current_lease, locked
 from tests.repeated_calls import again
 from workers.app import app, settings
-
-if TYPE_CHECKING:
-    from celery import Task
 
 store = Redis.from_url(settings.store_url)
 logger = logging.getLogger(__name__)
@@ -54,21 +52,18 @@ def requeue_repeated(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 -
 @app.task(bind=True)
 @locked("policy:{name}", wait=0.02, on_conflict="requeue", max_requeues=1)
 def requeue_once(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Goes back to the queue once."""
     return about(self)
 
 
 @app.task(bind=True)
 @locked("policy:{name}", wait=0, on_conflict="skip")
 def skip(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Skip if another task has the lock."""
     return about(self)
 
 
 @app.task(bind=True)
 @locked("policy:{name}", wait=0, on_conflict="raise")
 def fail(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Says so."""
     return about(self)
 
 

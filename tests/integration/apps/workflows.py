@@ -36,7 +36,6 @@ def wait(name: str) -> list[object]:
 @app.task
 @locked("policy:{name}", wait=0.02, on_conflict="requeue")
 def fail(name: str) -> None:
-    """Fail with the lock held."""
     raise ValueError(name)
 
 
@@ -48,13 +47,10 @@ def call_itself(self: Task, names: Sequence[str]) -> str:
 
 
 class Charge(Task):  # type: ignore[misc]  # Celery is untyped
-    """A task as a class."""
-
     name = "tests.integration.apps.workflows.Charge"
 
     @locked("policy:{account}", wait=0.02, on_conflict="requeue")
     def run(self, account: str, amount: int = 1) -> dict[str, Any]:
-        """Charge an account."""
         return about(self) | {"account": account, "amount": amount}
 
 
@@ -69,8 +65,6 @@ def shared(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the
 
 
 class Order(BaseModel):
-    """An order and its account."""
-
     account: str
     amount: int
 
