@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import http.client
 import os
 import secrets
@@ -87,8 +88,9 @@ def is_free(port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+        except OSError as error:
+            # A port below 1024 may be free, and refused to this user: the server gives that reason.
+            return error.errno != errno.EADDRINUSE
         return True
 
 
@@ -135,8 +137,10 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
         ClusterError: A part of the cluster did not start.
         redlock.ConfigurationError: A server did not start, or is not installed.
     """
-    if not is_free(plan.flower_port):
-        raise ClusterError(f"port {plan.flower_port} is taken; stop the program that listens there, or choose another")
+    for port, option in [(plan.flower_port, "--flower-port"), *((port, "--ports") for port in plan.ports or ())]:
+        if not is_free(port):
+            remedy = f"stop the program that listens there, or choose others with {option}"
+            raise ClusterError(f"port {port} is taken; {remedy}")
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_scratch())
         program = redis_server.executable(plan.server)

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         stop.listen()
         # First, because without a log every worker would end with a traceback.
-        logs.prepare(Path(from_environment()[0].log_file).absolute())
+        _prepare_log(from_environment()[0].log_file)
         screen.say(_starting(options))
         with running(demo_options.plan(options), stop.check) as cluster:
             return _up(cluster, screen) if options.up else _demo(cluster, options, screen)
@@ -78,6 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped:
         # A signal is the normal end of a cluster that `--up` started.
         return 0 if options.up else 128 + stop.number
+
+
+def _prepare_log(name: str) -> None:
+    try:
+        logs.prepare(Path(name).absolute())
+    except OSError as error:
+        reason = error.strerror or error
+        raise ClusterError(f"log file {name!r}: {reason}; name another with COUNTER_LOG_FILE") from None
 
 
 class Stopped(Exception):

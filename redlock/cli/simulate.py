@@ -73,7 +73,9 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
     try:
         os.close(_files.open_to_append(plan.log_file))
     except OSError as error:
-        raise ConfigurationError(f"log file {plan.log_file!r}: {reason_of(error)}") from None
+        raise ConfigurationError(
+            f"log file {plan.log_file!r}: {reason_of(error)}; name another with --log-file"
+        ) from None
     with contextlib.ExitStack() as stack:
         if embedded:
             lock = dataclasses.replace(

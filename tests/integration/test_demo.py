@@ -295,15 +295,21 @@ def test_up_takes_tasks_from_any_shell_until_a_signal_stops_it(
     assert up.said.rstrip().endswith("Ctrl-C stops everything.")
 
 
-@pytest.mark.parametrize("place", [0, 3, NODES + 1], ids=["broker", "node", "flower"])
-def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(demo: Callable[..., Demo], place: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "option"),
+    [(0, "--ports"), (3, "--ports"), (NODES + 1, "--flower-port")],
+    ids=["broker", "node", "flower"],
+)
+def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(
+    demo: Callable[..., Demo], place: int, option: str
+) -> None:
     first = ports_in_a_row()
     ports = [*range(first, first + NODES + 1), free_port()]
     with socket.create_server(("127.0.0.1", ports[place])):
         up = demo("--up", "--ports", str(first), "--flower-port", str(ports[-1]))
         assert up.end() == 1
     assert up.said.splitlines()[1:] == [
-        f"demo: port {ports[place]} is taken; stop the program that listens there, or choose another"
+        f"demo: port {ports[place]} is taken; stop the program that listens there, or choose others with {option}"
     ]
 
 
@@ -329,7 +335,8 @@ def test_a_log_that_is_a_pipe_is_one_line(demo: Callable[..., Demo], tmp_path: P
     os.mkfifo(tmp_path / "pipe")
     run = demo(COUNTER_LOG_FILE=str(tmp_path / "pipe"))
     assert run.end() == 1
-    assert run.said == f"demo: [Errno 22] a log is rotated, so it must be a regular file: '{tmp_path}/pipe'\n"
+    problem = "a log is rotated, so it must be a regular file; name another with COUNTER_LOG_FILE"
+    assert run.said == f"demo: log file '{tmp_path}/pipe': {problem}\n"
 
 
 def a_report(**changes: Any) -> Report:  # noqa: ANN401 - whatever a report has

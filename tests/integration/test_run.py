@@ -286,6 +286,8 @@ def test_an_unusable_log_file_is_73_and_no_program_runs(shell: Shell) -> None:
     done = shell.call("run", NAME, "--log-file", "/nowhere/log", "--", "echo", "inside")
     assert (done.returncode, done.stdout) == (run.CANNOT_CREATE, "")
     assert done.stderr == "redlock: log file '/nowhere/log': no such file or directory\n"
+    done = shell.call("simulate", "--log-file", "/nowhere/log")
+    assert done.stderr == "redlock: log file '/nowhere/log': no such file or directory; name another with --log-file\n"
 
 
 def test_a_holders_name_cannot_drive_the_terminal(shell: Shell, nodes: Cluster) -> None:
