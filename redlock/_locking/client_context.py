@@ -93,6 +93,11 @@ class ClientContext(ABC):
     def await_releases(self) -> None:  # noqa: B027 - nothing with asyncio
         """At the end of the process, where no event loop runs: wait for asynchronous releases of threads."""
 
+    def _note_close(self) -> None:
+        """The client was closed, until its next use."""
+        for node in self.nodes:
+            node.is_unused = True
+
     def checked_ttl_ms(self, ttl: float) -> int:
         """A TTL in seconds as milliseconds.
 

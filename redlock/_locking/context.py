@@ -61,3 +61,4 @@ class LockContext(ClientContext):
         self.waits.publisher.close()
         self.waiters.close()
         self.pool.close()
+        self._note_close()

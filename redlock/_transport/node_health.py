@@ -29,6 +29,9 @@ class NodeHealth:
         self.label = label
         self.error = ""
         """The reason why the node is down; empty while the node is up."""
+        self.is_unused = False
+        """Whether the client was closed, and has begun no round with a dial since. A dial or a wait that ends then logs
+        nothing."""
         self.clock = ClockJumpDetector()
         self.watch_from_ms = 0
         """When the node's clock is due for the next comparison: comparing every reply costs time and tells no more."""
@@ -73,7 +76,7 @@ class NodeHealth:
 
     def mark_up(self) -> None:
         """Record a successful dial."""
-        if self._told_error:
+        if self._told_error and not self.is_unused:
             _log.info("node-up", node=self.label)
         self.error, self._told_error, self._failures = "", "", 0
 
@@ -94,7 +97,7 @@ class NodeHealth:
 
     def _is_line_due(self, event: str, now_ms: int) -> bool:
         """Whether a line of this event may be logged now; if so, the next may follow after a pause."""
-        return self._takes_turn(event, now_ms, _AGAIN_MS)
+        return not self.is_unused and self._takes_turn(event, now_ms, _AGAIN_MS)
 
     def _takes_turn(self, kind: str, now_ms: int, pause_ms: int) -> bool:
         """Whether this is due now. A True reserves the turn: the next is due after the pause."""
@@ -105,6 +108,7 @@ class NodeHealth:
 
     def may_dial(self, now_ms: int) -> bool:
         """Whether a dial is due. A True reserves the turn, so that a single thread dials a node that is down."""
+        self.is_unused = False
         return not self.error or self._takes_turn(_DIAL, now_ms, _RETRY_LAST_MS)
 
     def may_wait(self, now_ms: int) -> bool:

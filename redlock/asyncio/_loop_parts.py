@@ -150,7 +150,11 @@ class LoopContext(ClientContext):
             # Again after each wait: a callback may have used the client, which makes new parts.
             parts = self._parts.pop(loop, None)
             if parts is not None:
-                await parts.close()
+                try:
+                    await parts.close()
+                finally:
+                    if not self._parts:
+                        self._note_close()
                 own.append(parts)
             tasks = set().union(*(one.callbacks for one in own)) if inside else self._unfinished_in(loop)
             others = tasks - left_out
