@@ -151,7 +151,7 @@ class Redlock:
         is_block: bool = True,
         forever: bool = True,
     ) -> Lease:
-        """A lease to `acquire` and `release`, for integrations. Most callers need `lock` instead.
+        """A lease to `acquire` and `release` once, for integrations. Most callers need `lock` instead.
 
         Args:
             name: As for `lock`.

@@ -24,7 +24,7 @@ from redlock._locking.acquisition import Acquisition
 from redlock._locking.driver import ThreadsDriver
 from redlock._locking.lease_steps import LeaseSteps
 from redlock._transport.pool import AllInUse
-from redlock.errors import LockLost, NotHeld, NoThread
+from redlock.errors import ConfigurationError, LockLost, NotHeld, NoThread
 
 __all__ = ["Lease"]
 
@@ -63,8 +63,12 @@ class Lease(LeaseSteps):
             LockContended: Other clients held the lock until the limit.
             QuorumUnavailable: Too few nodes voted at the limit; without a limit, for one TTL.
             NoThread: This process can start no thread for the renewal.
-            ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
+            ConfigurationError: The addresses lead to too few servers, other clients have other settings, or this lease
+                was acquired before.
         """
+        if self._grant is not None or self._outcome is not None:
+            # The end of the first use would still count: the renewal thread would finish its release.
+            raise ConfigurationError(f"a lease is acquired once; make another of {self.resource!r}", self.resource)
         if acquire_timeout_ms is not None:
             acquire_timeout_ms = _validation.count("acquire_timeout_ms", acquire_timeout_ms)
         acquisition = Acquisition(self, acquire_timeout_ms)

@@ -8,11 +8,11 @@ import gc
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from redlock import Lease, LockLost, NoThread, QuorumUnavailable, Redlock, RedlockError
+from redlock import ConfigurationError, Lease, LockLost, NoThread, QuorumUnavailable, Redlock, RedlockError
 from redlock._clock import now_ms
 from redlock._core import protocol
 from redlock._core.votes import Grant
@@ -431,6 +431,18 @@ def test_a_lease_that_no_thread_can_renew_is_not_acquired(brief: Redlock, caplog
     lease.acquire(0)
     eventually(lambda: not renewal._added, "the renewal thread")
     assert renewal._schedule.held() == [lease]
+
+
+@pytest.mark.parametrize("end", [Lease.ensure_valid, Lease.release, lambda lease: lease.release(wait=False)])
+def test_a_lease_is_acquired_once(brief: Redlock, end: Callable[[Lease], object]) -> None:
+    """Otherwise the renewal thread would finish the release of the first use during the second."""
+    lease = brief.lease("x", renew=True)
+    lease.acquire(0)
+    end(lease)
+    was_held = lease.is_held
+    with pytest.raises(ConfigurationError, match="a lease is acquired once; make another of 'x'"):
+        lease.acquire(0)
+    assert lease.is_held is was_held
 
 
 def test_a_copy_of_the_context_in_another_thread_holds_nothing(brief: Redlock) -> None:
