@@ -3,6 +3,7 @@
 Invariants:
 1. A server never outlives the process that started it. On Linux this holds even if that process is killed.
 2. Each server has its own directory, which is removed at the stop, and listens on loopback or a unix socket.
+3. A forked child neither stops a server of its parent nor removes its directory.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import ctypes
 import itertools
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from redlock import _validation
+from redlock import _process, _validation
 from redlock.admin.bootstrap import declare_nodes
 from redlock.errors import ConfigurationError
 from redlock.testing._programs import executable
@@ -79,7 +82,10 @@ class Server:
         self.port = port
         self._program = program
         self._options = tuple(options)
-        self._directory = tempfile.TemporaryDirectory(prefix="redlock-", ignore_cleanup_errors=True)
+        self.directory = Path(tempfile.mkdtemp(prefix="redlock-"))
+        """The directory of the server's data and log."""
+        # Not `TemporaryDirectory`: a forked child that ends would remove the directory of its parent.
+        self._remove_directory = weakref.finalize(self, _remove, self.directory, _process.pid())
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -110,11 +116,6 @@ class Server:
         """Whether the server's process runs, perhaps frozen."""
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def directory(self) -> Path:
-        """The directory of the server's data and log."""
-        return Path(self._directory.name)
-
     def start(self) -> Server:
         """Start the server and wait until it answers.
 
@@ -141,7 +142,7 @@ class Server:
             raise ConfigurationError(f"the path {str(self._socket)!r} is no UTF-8 text; set TMPDIR to another folder")
         listen = ["--port", "0", "--unixsocket", str(self._socket)] if self.port is None else ["--port", str(self.port)]
         command = [
-            self._program or executable(), *listen, "--bind", "127.0.0.1", "--dir", self._directory.name,
+            self._program or executable(), *listen, "--bind", "127.0.0.1", "--dir", str(self.directory),
             "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self._options,
         ]  # fmt: skip
         with (self.directory / "redis.log").open("ab") as output:
@@ -190,7 +191,12 @@ class Server:
     def stop(self) -> None:
         """Stop the server and remove its directory."""
         self.kill()
-        self._directory.cleanup()
+        self._remove_directory()
+
+
+def _remove(directory: Path, pid: int) -> None:
+    if _process.pid() == pid:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def await_stop(pid: int) -> None:

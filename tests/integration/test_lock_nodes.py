@@ -13,6 +13,7 @@ from redlock import ConfigurationError
 from redlock.testing import LockNode, lock_nodes
 from redlock.testing.redis_server import cluster
 from tests.integration.processes import children
+from tests.integration.shell import run_python
 from tests.integration.tools import eventually, raw
 
 DOES_NOT_RUN = r"the server unix://.* does not run; call `start` first"
@@ -79,6 +80,22 @@ def test_a_node_that_was_stopped_stays_so() -> None:
     node.stop()
     with pytest.raises(ConfigurationError, match="was stopped and its directory is gone; make a new"):
         node.start()
+
+
+IN_A_CHILD = """
+import os
+from redlock.testing import lock_nodes
+with lock_nodes(1) as (node,):
+    child = os.fork()
+    if not child:
+        raise SystemExit  # ends the block, and then the interpreter
+    os.waitpid(child, 0)
+    node.empty()
+"""
+
+
+def test_a_forked_child_leaves_the_nodes_to_its_parent() -> None:
+    run_python("-c", IN_A_CHILD, check=True)
 
 
 def test_a_frozen_node_is_named(node: LockNode, monkeypatch: pytest.MonkeyPatch) -> None:
