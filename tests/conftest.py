@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: lock nodes, a client on them, a broker, workers; and nothing may be left behind."""
+"""Fixtures that many tests share: lock nodes, a client on them, a broker; and nothing may be left behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from tests.integration.warm_start import fork_server
 from tests.spare_nodes import SpareNodes
 
 if TYPE_CHECKING:
-    from tests.integration.worker_fixture import Worker, WorkerFixture
+    from tests.integration.worker_fixture import WorkerFixture
 
 _PATIENCE = 60.0
 
@@ -133,9 +133,3 @@ def fixture(nodes: redis_server.Cluster, broker: redis_server.Server, tmp_path: 
 
     with WorkerFixture(nodes, broker, tmp_path) as fixture:
         yield fixture
-
-
-@pytest.fixture
-def worker(fixture: WorkerFixture) -> Callable[..., Worker]:
-    """Start a real Celery worker with these settings: `worker(concurrency=2, COUNTER_THINK="0.1")`."""
-    return fixture.start_worker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.integration.tools import LASTING, client_of, eventually, is_free
 from tests.integration.worker_fixture import UNLIMITED, Worker, WorkerFixture
 
 LOCK = "counter:hits"
-LASTS = {"REDLOCK_TTL": f"{LASTING['ttl']}", "REDLOCK_MAX_TTL": f"{LASTING['max_ttl']}"}
+LASTS: Any = {"REDLOCK_TTL": f"{LASTING['ttl']}", "REDLOCK_MAX_TTL": f"{LASTING['max_ttl']}"}
 """Settings of a worker whose locks only a release frees during a test."""
 
 
@@ -60,10 +60,8 @@ def freeze_inside(fixture: WorkerFixture, worker: Worker) -> list[str]:
     return tasks
 
 
-def test_a_killed_child_frees_its_lock_and_its_task_runs_again(
-    fixture: WorkerFixture, worker: Callable[..., Worker]
-) -> None:
-    victim = worker(REDLOCK_TTL="2", COUNTER_THINK="0.5")
+def test_a_killed_child_frees_its_lock_and_its_task_runs_again(fixture: WorkerFixture) -> None:
+    victim = fixture.start_worker(REDLOCK_TTL="2", COUNTER_THINK="0.5")
     tasks = freeze_inside(fixture, victim)
     killed = tasks[-1]
     assert f":{killed}@" in str(fixture.store.hget("store:hits", "owner"))
@@ -77,10 +75,8 @@ def test_a_killed_child_frees_its_lock_and_its_task_runs_again(
     eventually(lambda: is_free(fixture.nodes.servers, LOCK), "no key on any node")
 
 
-def test_a_killed_worker_frees_its_lock_within_the_ttl(
-    fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
-) -> None:
-    victim = worker(REDLOCK_TTL="2", COUNTER_THINK="600", **UNLIMITED)
+def test_a_killed_worker_frees_its_lock_within_the_ttl(fixture: WorkerFixture, client: Redlock) -> None:
+    victim = fixture.start_worker(REDLOCK_TTL="2", COUNTER_THINK="600", **UNLIMITED)
     fixture.increment("hits")
     eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
 
@@ -92,14 +88,12 @@ def test_a_killed_worker_frees_its_lock_within_the_ttl(
         assert lease.is_held
 
 
-def test_a_worker_frozen_past_its_lease_changes_nothing(
-    fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
-) -> None:
-    frozen = worker(REDLOCK_TTL="2", COUNTER_THINK="0.5")
+def test_a_worker_frozen_past_its_lease_changes_nothing(fixture: WorkerFixture, client: Redlock) -> None:
+    frozen = fixture.start_worker(REDLOCK_TTL="2", COUNTER_THINK="0.5")
     first = freeze_inside(fixture, frozen)
     try:
         eventually(lambda: client.holder(LOCK) is None, "the end of the frozen worker's lease")
-        worker(REDLOCK_TTL="2", COUNTER_THINK="0.01")
+        fixture.start_worker(REDLOCK_TTL="2", COUNTER_THINK="0.01")
         others = fixture.increment("hits", 5)
         fixture.results(others)
     finally:
@@ -111,8 +105,8 @@ def test_a_worker_frozen_past_its_lease_changes_nothing(
 
 
 @pytest.mark.long
-def test_two_nodes_killed_during_a_run_cost_nothing(fixture: WorkerFixture, worker: Callable[..., Worker]) -> None:
-    worker(concurrency=4, COUNTER_THINK="0.02")
+def test_two_nodes_killed_during_a_run_cost_nothing(fixture: WorkerFixture) -> None:
+    fixture.start_worker(concurrency=4, COUNTER_THINK="0.02")
     tasks: list[str] = []
 
     def is_inside(after: int) -> bool:
@@ -131,10 +125,8 @@ def test_two_nodes_killed_during_a_run_cost_nothing(fixture: WorkerFixture, work
 
 
 @pytest.mark.long
-def test_a_node_that_returns_empty_during_a_run_costs_nothing(
-    fixture: WorkerFixture, worker: Callable[..., Worker]
-) -> None:
-    worker(concurrency=4, COUNTER_THINK="0.01", REDLOCK_TTL="2", REDLOCK_MAX_TTL="2")
+def test_a_node_that_returns_empty_during_a_run_costs_nothing(fixture: WorkerFixture) -> None:
+    fixture.start_worker(concurrency=4, COUNTER_THINK="0.01", REDLOCK_TTL="2", REDLOCK_MAX_TTL="2")
     tasks = fixture.increment("hits", 60)
     for number, server in enumerate(fixture.nodes.servers[:2]):
         eventually(lambda: fixture.counter("hits") > 15 * (number + 1), "a part of the run")  # noqa: B023 - called at once
@@ -144,10 +136,8 @@ def test_a_node_that_returns_empty_during_a_run_costs_nothing(
     exact(fixture, tasks)
 
 
-def test_a_revoked_task_frees_its_lock_at_once(
-    fixture: WorkerFixture, lasting: Redlock, worker: Callable[..., Worker]
-) -> None:
-    worker(COUNTER_THINK="600", **LASTS, **UNLIMITED)
+def test_a_revoked_task_frees_its_lock_at_once(fixture: WorkerFixture, lasting: Redlock) -> None:
+    fixture.start_worker(COUNTER_THINK="600", **LASTS, **UNLIMITED)
     (task,) = fixture.increment("hits")
     eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
 
@@ -160,11 +150,9 @@ def test_a_revoked_task_frees_its_lock_at_once(
 
 
 @pytest.mark.long
-def test_a_soft_time_limit_of_a_waiting_task_leaves_no_key(
-    fixture: WorkerFixture, lasting: Redlock, worker: Callable[..., Worker]
-) -> None:
+def test_a_soft_time_limit_of_a_waiting_task_leaves_no_key(fixture: WorkerFixture, lasting: Redlock) -> None:
     policies = "tests.integration.apps.policies"
-    worker("--include", policies, concurrency=4, **LASTS)
+    fixture.start_worker("--include", policies, concurrency=4, **LASTS)
     with lasting.lock("policy:busy"):
         tasks = [
             fixture.send(f"{policies}.wait", "busy", soft_time_limit=0.1 + number / 50, time_limit=10)
@@ -179,10 +167,8 @@ def test_a_soft_time_limit_of_a_waiting_task_leaves_no_key(
 
 
 @pytest.mark.long
-def test_a_warm_shutdown_finishes_tasks_and_leaves_no_key(
-    fixture: WorkerFixture, worker: Callable[..., Worker]
-) -> None:
-    stopped = worker(concurrency=2, COUNTER_THINK="0.3", **LASTS)
+def test_a_warm_shutdown_finishes_tasks_and_leaves_no_key(fixture: WorkerFixture) -> None:
+    stopped = fixture.start_worker(concurrency=2, COUNTER_THINK="0.3", **LASTS)
     tasks = fixture.increment("hits", 4)
     eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
 
@@ -191,5 +177,5 @@ def test_a_warm_shutdown_finishes_tasks_and_leaves_no_key(
 
     assert fixture.counter("hits") >= 1
     eventually(lambda: is_free(fixture.nodes.servers, LOCK), "no key on any node")
-    worker(concurrency=2, **LASTS)
+    fixture.start_worker(concurrency=2, **LASTS)
     exact(fixture, tasks)

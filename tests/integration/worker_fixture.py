@@ -23,7 +23,7 @@ from tests.integration.processes import children
 from tests.integration.tools import PATIENT, ROOT, eventually, sixth_redis
 from tests.integration.warm_start import ForkedProgram, can_fork
 
-UNLIMITED = {"COUNTER_TIME_LIMIT": "700", "COUNTER_VISIBILITY_TIMEOUT": "800"}
+UNLIMITED: Any = {"COUNTER_TIME_LIMIT": "700", "COUNTER_VISIBILITY_TIMEOUT": "800"}
 """Settings of a worker whose tasks run until the end of the test. By default a time limit ends a task after 24 s."""
 
 
