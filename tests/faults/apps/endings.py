@@ -85,33 +85,11 @@ ENDINGS: dict[str, Callable[[Task], None]] = {
 }
 
 
-@app.task(bind=True, acks_late=True)
-@noted
-@locked("faults:{name}")
-def late(self: Task, name: str, ending: str, moment: str) -> int:
-    """Acknowledged when it is done."""
-    return _ends(self, name, ending, moment)
-
-
-@app.task(bind=True, acks_late=False)
-@noted
-@locked("faults:{name}")
-def early(self: Task, name: str, ending: str, moment: str) -> int:
-    """Acknowledged when it begins."""
-    return _ends(self, name, ending, moment)
-
-
-@app.task(bind=True, acks_late=True)
-@noted
-@locked("faults:{name}", ttl=lock_settings.max_ttl)
-def late_lasting(self: Task, name: str, ending: str, moment: str) -> int:
-    """The same as `late`, with the longest lease."""
-    return _ends(self, name, ending, moment)
-
-
-@app.task(bind=True, acks_late=False)
-@noted
-@locked("faults:{name}", ttl=lock_settings.max_ttl)
-def early_lasting(self: Task, name: str, ending: str, moment: str) -> int:
-    """The same as `early`, with the longest lease."""
-    return _ends(self, name, ending, moment)
+for _name, _late, _ttl in (
+    ("late", True, None),
+    ("early", False, None),
+    ("late_lasting", True, lock_settings.max_ttl),
+    ("early_lasting", False, lock_settings.max_ttl),
+):
+    # "early" is acknowledged when it begins, and "lasting" has the longest lease.
+    app.task(bind=True, acks_late=_late, name=f"{__name__}.{_name}")(noted(locked("faults:{name}", ttl=_ttl)(_ends)))

@@ -74,14 +74,6 @@ def look(self: Task, name: str, **about: object) -> str:
     return name
 
 
-@app.task(bind=True, ignore_result=True)
-@locked("brokers:{name}", wait=0.02)
-def mute(self: Task, name: str) -> str:
-    """Have no result."""
-    ran(self, name)
-    return name
-
-
 class Stubborn(Task):  # type: ignore[misc]  # Celery is untyped
     """A task that can't be sent from a worker."""
 
@@ -92,28 +84,22 @@ class Stubborn(Task):  # type: ignore[misc]  # Celery is untyped
         raise ValueError("countdown must be a positive number")
 
 
-@app.task(bind=True, base=Stubborn, autoretry_for=(Exception,))
-@locked("brokers:{name}", wait=0.02)
-def stay(self: Task, name: str) -> str:
-    """Wait in the slot, because the task can't go back to the queue."""
+def run(self: Task, name: str) -> str:
     ran(self, name)
     return name
 
 
-@app.task(bind=True, acks_late=False)
-@locked("brokers:{name}", wait=60)
-def linger(self: Task, name: str) -> str:
-    """Acknowledged early; wait in the slot for a minute before the return to the queue."""
-    ran(self, name)
-    return name
+def add(task: str, lock: dict[str, Any], **options: Any) -> None:  # noqa: ANN401 - Celery is untyped
+    """Add a task of this name that writes down its runs under a lock."""
+    app.task(bind=True, name=f"{__name__}.{task}", **options)(locked("brokers:{name}", **lock)(run))
 
 
-@app.task(bind=True)
-@locked("brokers:{name}", wait=60, max_requeues=1)
-def once(self: Task, name: str) -> str:
-    """Go back to the queue once."""
-    ran(self, name)
-    return name
+add("mute", {"wait": 0.02}, ignore_result=True)
+# Waits in the slot, because the task can't go back to the queue.
+add("stay", {"wait": 0.02}, base=Stubborn, autoretry_for=(Exception,))
+# Waits in the slot for a minute before the return to the queue.
+add("linger", {"wait": 60}, acks_late=False)
+add("once", {"wait": 60, "max_requeues": 1})
 
 
 @app.task(bind=True)

@@ -34,50 +34,34 @@ def about(task: Task) -> dict[str, Any]:
     }
 
 
-@app.task(bind=True, max_retries=0)
-@locked("policy:{name}", wait=0.02, on_conflict="requeue")
-def requeue(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Go back to the queue until the lock is free. The task has no retries."""
+def run(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     return about(self)
+
+
+def add(task: str, lock: dict[str, Any], **options: Any) -> Any:  # noqa: ANN401 - Celery is untyped
+    """Add a task of this name that gives its details under a lock."""
+    return app.task(bind=True, name=f"{__name__}.{task}", **options)(locked("policy:{name}", **lock)(run))
+
+
+BACK: dict[str, Any] = {"wait": 0.02, "on_conflict": "requeue"}
+requeue = add("requeue", BACK, max_retries=0)
+add("requeue_once", BACK | {"max_requeues": 1})
+add("skip", {"wait": 0, "on_conflict": "skip"})
+add("fail", {"wait": 0, "on_conflict": "raise"})
+add(
+    "retry",
+    {"wait": 0, "on_conflict": "raise"},
+    autoretry_for=(LockContended,),
+    retry_kwargs={"countdown": 0.1, "max_retries": 500},
+)
+add("wait", {"wait": 30, "on_conflict": "raise"}, max_retries=0)
 
 
 @app.task(bind=True, max_retries=0)
 @again
-@locked("policy:{name}", wait=0.02, on_conflict="requeue")
+@locked("policy:{name}", **BACK)
 def requeue_repeated(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Goes back to the queue under a decorator that repeats the call."""
-    return about(self)
-
-
-@app.task(bind=True)
-@locked("policy:{name}", wait=0.02, on_conflict="requeue", max_requeues=1)
-def requeue_once(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    return about(self)
-
-
-@app.task(bind=True)
-@locked("policy:{name}", wait=0, on_conflict="skip")
-def skip(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    return about(self)
-
-
-@app.task(bind=True)
-@locked("policy:{name}", wait=0, on_conflict="raise")
-def fail(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    return about(self)
-
-
-@app.task(bind=True, autoretry_for=(LockContended,), retry_kwargs={"countdown": 0.1, "max_retries": 500})
-@locked("policy:{name}", wait=0, on_conflict="raise")
-def retry(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Is retried as Celery retries."""
-    return about(self)
-
-
-@app.task(bind=True, max_retries=0)
-@locked("policy:{name}", wait=30, on_conflict="raise")
-def wait(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Waits in the worker's slot."""
     return about(self)
 
 
