@@ -28,7 +28,7 @@ _DEFAULTS = {"redis": 3_600.0, "rediss": 3_600.0, "sentinel": 3_600.0, "sqs": 1_
 
 MARK = "__redlock__"
 """The attribute of a function under `@locked`: its `wait` and `ttl` in seconds; a `ttl` of None is the app's."""
-_ENTRIES = ("run", "__call__")
+ENTRIES = ("run", "__call__")
 """The methods of a task that a worker calls."""
 
 
@@ -61,7 +61,7 @@ def marks(task: object, name: str = MARK) -> Iterator[Any]:
     of its base class.
     """
     for owner in (task, *task.__class__.__mro__):
-        for entry in _ENTRIES:
+        for entry in ENTRIES:
             mark = getattr(getattr(owner, entry, None), name, None)
             if mark is not None:
                 yield mark

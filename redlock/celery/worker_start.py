@@ -11,7 +11,7 @@ from celery.signals import celeryd_after_setup
 
 from redlock import _log
 from redlock.admin import quorum_queues, visibility_timeout
-from redlock.admin.visibility_timeout import is_locked, marks
+from redlock.admin.visibility_timeout import ENTRIES, MARK, is_locked, marks
 from redlock.celery import pools
 from redlock.celery.conf import of_conf
 from redlock.errors import ConfigurationError
@@ -37,6 +37,13 @@ def refuse(app: Any) -> None:
     for name, task in sorted(app.tasks.items()):
         if any(marks(task, UNFINISHED)):
             raise SystemExit(f'{name} is under @locked without a key; write @locked("account:{{account_id}}")')
+        on_run, on_call = (getattr(getattr(task, entry, None), MARK, None) for entry in ENTRIES)
+        # A function has passed its mark on if both are the same.
+        if on_run and on_call and on_run is not on_call:
+            raise SystemExit(
+                f"{name} has a @locked on its __call__ and one on its run: only the outer lock could send the task "
+                "back; write one @locked with a list of keys"
+            )
         # A call of a batch runs several messages, so a single message can't go back to the queue or be skipped.
         is_batch = any(base.__module__.partition(".")[0] == "celery_batches" for base in type(task).__mro__)
         if is_batch and is_locked(task):

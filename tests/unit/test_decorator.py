@@ -294,6 +294,15 @@ def test_a_worker_refuses_a_decorator_in_place_of_a_function() -> None:
         worker_start.refuse(app)
 
 
+def test_a_worker_refuses_a_second_lock_on_the_call() -> None:
+    app = Celery(set_as_current=False)
+    app.task(shared=False, name="once", base=called_class())(body)
+    worker_start.refuse(app)
+    app.task(shared=False, name="twice", base=called_class())(locked("y")(body))
+    with pytest.raises(SystemExit, match="twice has a @locked on its __call__ and one on its run"):
+        worker_start.refuse(app)
+
+
 def test_a_worker_refuses_a_ttl_that_no_run_could_have() -> None:
     app = Celery(set_as_current=False)
     app.conf.update(redlock_max_ttl=6.0)
