@@ -67,14 +67,6 @@ def new_lease(
 ) -> Lease:
     """A lease to acquire: a new lease, or an entry into the lease that the running code holds on these names.
 
-    Args:
-        context: The shared parts of the client.
-        names: The resources, checked and sorted.
-        options: The options of the lease.
-        owner_label: The name of the holder for other clients; default: host, process and thread.
-        is_block: Whether the lease ends with a block of code, and with it all blocks inside.
-        forever: Whether the caller may wait without a limit, and so must not wait for itself.
-
     Raises:
         RedlockError: The running code holds a resource of the set already, and can neither share nor wait.
     """

@@ -51,11 +51,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def unshown(files: Mapping[str, str], call: Callable[[], T]) -> T:
-    """The result of a call that checks settings, some of which stand in files.
-
-    Args:
-        files: The variables that name the files, by setting.
-        call: The call.
+    """The result of a call that checks settings, some of which stand in files named by these variables.
 
     Raises:
         ConfigurationError: The error of the call, without values from files.

@@ -63,11 +63,7 @@ def client_options(
 
 
 class ClientContext(ABC):
-    """The base class of the contexts: the parts that the locks of a client share under every driver.
-
-    Args:
-        options: The options of the client.
-    """
+    """The base class of the contexts: the parts that the locks of a client share under every driver."""
 
     def __init__(self, options: ClientOptions) -> None:
         self.nodes = tuple(options.nodes)

@@ -36,12 +36,7 @@ T = TypeVar("T")
 
 
 class ThreadsDriver:
-    """Performs the effects of one generator; each acquire has a driver of its own.
-
-    Args:
-        pool: The connections for rounds.
-        waiters: The connections for blocking reads.
-    """
+    """Performs the effects of one generator; each acquire has a driver of its own."""
 
     __slots__ = ("_connections", "_pool", "_turn", "_waiters")
 

@@ -98,11 +98,6 @@ def _held(holding: Holding | None) -> Holding | None:
 def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
     """The lease to acquire: the new lease, or the lease that the running code holds on the same resources already.
 
-    Args:
-        lease: The new lease.
-        reentrant: Whether a lease can be shared.
-        forever: Whether the caller would wait without a limit.
-
     Raises:
         RedlockError: The running code would wait for itself without a limit.
     """

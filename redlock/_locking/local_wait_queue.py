@@ -50,14 +50,7 @@ class LocalWaitQueue:
 
 
 class Place:
-    """A thread's place in a queue.
-
-    Args:
-        queues: All queues.
-        names: The resources, which select the queue.
-        signal: Wakes the owner when the place may be at the front.
-        thread: The thread of the owner; None where a signal handler can't wait.
-    """
+    """A thread's place in a queue."""
 
     def __init__(
         self,

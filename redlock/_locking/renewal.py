@@ -29,11 +29,7 @@ _MOST_ADDED = 1_000
 
 
 class Renewal:
-    """The renewed leases of a client.
-
-    Args:
-        pool: The connections of the client.
-    """
+    """The renewed leases of a client."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool

@@ -34,12 +34,7 @@ _IDLE_TURNS = 20
 
 
 class WaitPublisher:
-    """Reports the waits of a client.
-
-    Args:
-        pending: Returns the waits.
-        waiters: Knows the node at which each wait blocks.
-    """
+    """Reports the waits of a client."""
 
     def __init__(self, pending: Callable[[], Sequence[PendingWait]], waiters: WaitingConnections[Any]) -> None:
         self._pending, self._waiters, self._prefix = pending, waiters, waiters.codec.prefix

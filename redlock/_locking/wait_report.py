@@ -80,12 +80,7 @@ def read_command(prefix: str = "") -> tuple[str | bytes, ...]:
 
 
 def decode(reply: object, prefix: str) -> set[tuple[str, str, float]]:
-    """The waits in the reports of one node: resource, owner label and start of each.
-
-    Args:
-        reply: The reply to `read_command`.
-        prefix: The prefix of the wanted resources.
-    """
+    """The waits in a node's reply to `read_command`, without the prefix: resource, owner label and start of each."""
     now, *reports = [node_info.text(word) for word in reply] if isinstance(reply, list) and reply else [""]
     newest: dict[str, tuple[int, str]] = {}
     for report in reports:

@@ -43,13 +43,7 @@ C = TypeVar("C", bound="Exchange | LoopExchange")
 
 
 class WaitingConnections(Generic[C]):
-    """The waiting connections of a client by node, its local queue, and its memory of recent waits.
-
-    Args:
-        nodes: The lock nodes, in their order.
-        codec: Knows the keys of the wake-ups.
-        local_queue: The queue inside this process.
-    """
+    """The waiting connections of a client by node, its local queue, and its memory of recent waits."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec, local_queue: LocalWaitQueue) -> None:
         self.nodes = nodes

@@ -41,13 +41,7 @@ CLOSED = "the client was closed in this event loop"
 
 
 class LoopConnections:
-    """A connection to each node, shared by all tasks of an event loop.
-
-    Args:
-        nodes: The nodes, in their order.
-        codec: Encodes the commands.
-        loop: The running event loop.
-    """
+    """A connection to each node, shared by all tasks of an event loop."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -64,9 +58,7 @@ class LoopConnections:
     def start(self, steps: Steps[T], until_ms: int | None = None) -> Execution[T]:
         """Begin to execute a protocol generator. Its first command goes out in this iteration of the loop.
 
-        Args:
-            steps: The generator.
-            until_ms: The deadline of its rounds; default: in two node timeouts.
+        The default deadline of its rounds is in two node timeouts.
 
         Raises:
             RedlockError: The set was closed.
@@ -155,11 +147,6 @@ class Execution(Generic[T]):
 
     A round waits for dials (`_dials` is set), or for replies (`_tally` is set). Otherwise the generator runs, or the
     execution has ended.
-
-    Args:
-        connections: The connections of the loop.
-        steps: The generator.
-        until_ms: The deadline of its rounds.
     """
 
     def __init__(self, connections: LoopConnections, steps: Steps[T], until_ms: int) -> None:

@@ -38,14 +38,7 @@ _BETWEEN_DIALS_MS = 100
 
 
 class ConnectedNodes:
-    """A connection to each node.
-
-    Args:
-        nodes: The health of the nodes, in their order.
-        codec: Encodes the commands.
-        timeout_ms: The node timeout.
-        now_ms: The steady clock.
-    """
+    """A connection to each node, in the order of the nodes."""
 
     def __init__(self, nodes: Sequence[NodeHealth], codec: Codec, timeout_ms: int, now_ms: int) -> None:
         self.all = [NodeConnection(place, node) for place, node in enumerate(nodes)]
@@ -244,12 +237,6 @@ class DialWait:
     A process that was stopped finds the time over, and the nodes' replies to its dials unread. The wait then goes on
     for as long as the process woke late, once and for at most one node timeout. The round gets the lost time back, also
     the time between the choice of the nodes and the wait.
-
-    Args:
-        state: The connections.
-        awaited: The connections whose dials the round waits for.
-        until_ms: The deadline of the round.
-        now_ms: The clock.
     """
 
     def __init__(self, state: ConnectedNodes, awaited: Sequence[NodeConnection], until_ms: int, now_ms: int) -> None:

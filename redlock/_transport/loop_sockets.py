@@ -34,14 +34,7 @@ if TYPE_CHECKING:
 
 
 class LoopSockets:
-    """The sockets of a connection set.
-
-    Args:
-        nodes: The nodes, in their order.
-        state: The state of the connections.
-        loop: The running event loop.
-        on_event: Called after each event of a socket.
-    """
+    """The sockets of a connection set. `on_event` is called after each event of a socket."""
 
     def __init__(
         self,

@@ -58,13 +58,9 @@ class ShutOut(UnsuitableNode):
 
 
 class PendingConnection:
-    """A dial in its own daemon thread. `done` is set as soon as `result` or `error` has a value.
+    """A dial in its own daemon thread. `done` is set when `result` or `error` has a value; then `ended` is called.
 
     Without a thread the dial has failed at once: an exception would interrupt a round of all nodes.
-
-    Args:
-        node: The node to dial.
-        ended: Called when the dial has ended, in its thread if there is one.
     """
 
     def __init__(self, node: Node, ended: Callable[[], None] | None = None) -> None:

@@ -89,12 +89,9 @@ class ConnectionPool:
         return self._turn_seconds if until_ms is None else min(self._turn_seconds, (until_ms - now_ms()) / 1000)
 
     def run(self, steps: Steps[T], wanted: ConnectionSet | None = None, until_ms: int | None = None) -> T:
-        """Execute the rounds of a protocol generator and return its result.
+        """Execute the rounds of a protocol generator, on the wanted set if possible, and return its result.
 
-        Args:
-            steps: The generator.
-            wanted: The preferred set.
-            until_ms: When a set must be free; default: in two node timeouts.
+        If no set is free by `until_ms`, by default in two node timeouts, the rounds end without a vote.
         """
         if until_ms is None:
             until_ms = now_ms() + int(1000 * self._turn_seconds)

@@ -27,12 +27,7 @@ READ_BYTES = 16_384
 
 
 class Sockets:
-    """The sockets of a connection set.
-
-    Args:
-        nodes: The nodes, in their order.
-        state: The state of the connections.
-    """
+    """The sockets of a connection set."""
 
     def __init__(self, nodes: Sequence[Node], state: NodeConnections) -> None:
         self._nodes, self._state = nodes, state

@@ -22,11 +22,7 @@ _ENDED = "on_lost='cancel' cancels no task: the task that entered the block has 
 
 
 class CancelScope:
-    """A block of the running task.
-
-    Args:
-        resource: The locked names, for the log.
-    """
+    """A block of the running task."""
 
     def __init__(self, resource: str) -> None:
         task: Any = asyncio.current_task()

@@ -42,9 +42,6 @@ class Window:
 
     An exception of a signal handler can strike at any instruction. So the window knows each attempt, instead of a
     number of free places, and `leave` is right for an attempt in each state.
-
-    Args:
-        places: The number of attempts.
     """
 
     def __init__(self, places: int = _MOST_ATTEMPTS) -> None:
@@ -84,14 +81,7 @@ class Window:
 
 
 class LoopDriver:
-    """Performs the effects of one generator; each acquire has a driver of its own.
-
-    Args:
-        connections: The connections for rounds.
-        waiters: The connections for blocking reads.
-        window: Limits the tasks at the nodes.
-        names: The resources.
-    """
+    """Performs the effects of one generator; each acquire has a driver of its own."""
 
     def __init__(self, connections: LoopConnections, waiters: LoopWaiters, window: Window, names: Names) -> None:
         self._connections, self._waiters, self._window, self._names = connections, waiters, window, names

@@ -40,11 +40,7 @@ _callbacks: ContextVar[tuple[asyncio.Task[Any] | None, ...]] = package_variable(
 
 
 class LoopParts:
-    """The parts of a client that belong to a single event loop.
-
-    Args:
-        context: The client.
-    """
+    """The parts of a client that belong to a single event loop."""
 
     def __init__(self, context: LoopContext) -> None:
         self.loop = asyncio.get_running_loop()
@@ -103,11 +99,7 @@ async def _call(resource: str, function: Callable[[], object]) -> None:
 
 
 class LoopContext(ClientContext):
-    """The shared parts of a client.
-
-    Args:
-        options: The options of the client.
-    """
+    """The shared parts of a client."""
 
     def __init__(self, options: ClientOptions) -> None:
         super().__init__(options)
@@ -138,11 +130,7 @@ class LoopContext(ClientContext):
         return holder_of(self.nodes, resource, await self.parts().connections.run(protocol.inspect(resource)))
 
     async def close(self, seconds: float | None = None) -> None:
-        """Close the parts of the running loop, and wait for its callbacks.
-
-        Args:
-            seconds: The time after which callbacks are cancelled; None for no limit.
-        """
+        """Close the parts of the running loop, and wait for its callbacks, which are cancelled after this time."""
         self._drop_closed_loops()
         loop, inside, own = asyncio.get_running_loop(), _callbacks.get(), list[LoopParts]()
         left_out: set[asyncio.Future[None] | None] = set(inside)

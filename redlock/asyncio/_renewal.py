@@ -51,11 +51,7 @@ class LoopLease(LeaseSteps):
 
 
 class LoopRenewal:
-    """The leases of an event loop that are renewed, and the leases with an end that is noticed.
-
-    Args:
-        connections: The connections of the loop.
-    """
+    """The leases of an event loop that are renewed, and the leases with an end that is noticed."""
 
     def __init__(self, connections: LoopConnections) -> None:
         self._connections = connections
