@@ -48,23 +48,23 @@ def test_a_conditional_write_loses_no_update(objects: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "interleaving", "words"),
+    ("name", "fault", "interleaving", "words"),
     [
-        (('{"If-Match": version} if version', "{} if version"), "I1", "its write is lost"),
-        (('{"If-None-Match": "*"}', "{}"), "I4", "its write is lost"),
-        (('stored["token"] > lease.fence or', ""), "I5", "passed with a stale token"),
-        (('stored["owner"] != _owner(lease)', "False"), "I6", "passed with a stale token"),
+        ("object_store.py", ('{"If-Match": version} if version', "{} if version"), "I1", "its write is lost"),
+        ("object_store.py", ('{"If-None-Match": "*"}', "{}"), "I4", "its write is lost"),
+        ("object_store.py", ('stored["token"] > lease.fence or', ""), "I5", "passed with a stale token"),
+        ("object_store.py", ('stored["owner"] != _owner(lease)', "False"), "I6", "passed with a stale token"),
+        ("fenced_file.py", ("fcntl.flock(lock, fcntl.LOCK_EX)", "pass"), "I1", "lost"),
+        ("fenced_file.py", ('_replace(beside, f"{lease.fence} {mine}")', "pass"), "I5", "passed with a stale token"),
     ],
 )
-def test_the_kit_finds_each_missing_part_of_the_condition(
-    objects: ObjectStore, fault: tuple[str, str], interleaving: str, words: str
+def test_the_kit_finds_each_missing_part_of_a_recipe(
+    objects: ObjectStore, tmp_path: Path, *, name: str, fault: tuple[str, str], interleaving: str, words: str
 ) -> None:
+    module = recipe(name, *fault)
+    adapter = ObjectAdapter(module, objects) if name == "object_store.py" else FileAdapter(module, tmp_path)
     with pytest.raises(AssertionError, match=words):
-        check(
-            ObjectAdapter(recipe("object_store.py", *fault), objects),
-            INTERLEAVINGS[interleaving],
-            patience=LONG_PATIENCE,
-        )
+        check(adapter, INTERLEAVINGS[interleaving], patience=LONG_PATIENCE)
 
 
 def test_a_write_that_stores_nothing_is_an_error(objects: ObjectStore) -> None:
@@ -93,22 +93,6 @@ def test_writers_at_once_update_an_object_in_turns(objects: ObjectStore) -> None
 
 def test_a_file_beside_its_token_loses_no_update(tmp_path: Path) -> None:
     check_all(FileAdapter(recipe("fenced_file.py"), tmp_path), patience=PATIENCE, examples=EXAMPLES)
-
-
-@pytest.mark.parametrize(
-    ("fault", "interleaving", "words"),
-    [
-        (("fcntl.flock(lock, fcntl.LOCK_EX)", "pass"), "I1", "lost"),
-        (('_replace(beside, f"{lease.fence} {mine}")', "pass"), "I5", "passed with a stale token"),
-    ],
-)
-def test_the_kit_finds_each_missing_part_of_the_file_lock(
-    tmp_path: Path, fault: tuple[str, str], interleaving: str, words: str
-) -> None:
-    with pytest.raises(AssertionError, match=words):
-        check(
-            FileAdapter(recipe("fenced_file.py", *fault), tmp_path), INTERLEAVINGS[interleaving], patience=LONG_PATIENCE
-        )
 
 
 HOLDER = """

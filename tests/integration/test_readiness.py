@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -17,6 +17,7 @@ from redlock._transport.readiness import READABLE, Readiness, await_socket
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.tools import ROOT
 
+Pair: TypeAlias = tuple[socket.socket, socket.socket]
 CONNECTION: NodeConnection = object()  # type: ignore[assignment]  # opaque here
 
 
@@ -28,7 +29,7 @@ def readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+def pair() -> Iterator[Pair]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(0)
@@ -44,7 +45,7 @@ def test_a_wait_without_sockets_ends(readiness: Readiness) -> None:
     assert list(readiness.wait(1)) == []
 
 
-def test_a_socket_is_ready_when_data_has_come(readiness: Readiness, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_socket_is_ready_when_data_has_come(readiness: Readiness, pair: Pair) -> None:
     ours, theirs = pair
     readiness.watch(ours, CONNECTION)
     assert events(readiness, 0) == []
@@ -54,9 +55,7 @@ def test_a_socket_is_ready_when_data_has_come(readiness: Readiness, pair: tuple[
     assert events(readiness, 0) == []
 
 
-def test_a_wait_may_be_longer_than_the_platform_can_wait(
-    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_a_wait_may_be_longer_than_the_platform_can_wait(readiness: Readiness, pair: Pair) -> None:
     ours, theirs = pair
     readiness.watch(ours, CONNECTION)
     theirs.send(b"x")
@@ -64,9 +63,7 @@ def test_a_wait_may_be_longer_than_the_platform_can_wait(
     await_socket(ours, 10**9)
 
 
-def test_a_socket_is_ready_when_the_other_end_closes(
-    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_a_socket_is_ready_when_the_other_end_closes(readiness: Readiness, pair: Pair) -> None:
     ours, theirs = pair
     readiness.watch(ours, CONNECTION)
     theirs.close()
@@ -74,9 +71,7 @@ def test_a_socket_is_ready_when_the_other_end_closes(
     assert connection is CONNECTION
 
 
-def test_a_socket_with_room_is_ready_if_room_is_wanted(
-    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_a_socket_with_room_is_ready_if_room_is_wanted(readiness: Readiness, pair: Pair) -> None:
     ours, theirs = pair
     readiness.watch(ours, CONNECTION)
     readiness.watch_room(ours, wanted=True)
@@ -93,9 +88,7 @@ def test_a_socket_with_room_is_ready_if_room_is_wanted(
     assert events(readiness, 0) == [], "room that is not wanted"
 
 
-def test_a_socket_is_forgotten_again_after_an_interruption(
-    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_a_socket_is_forgotten_again_after_an_interruption(readiness: Readiness, pair: Pair) -> None:
     ours, _ = pair
     readiness.watch(ours, CONNECTION)
     for _ in range(2):
@@ -105,9 +98,7 @@ def test_a_socket_is_forgotten_again_after_an_interruption(
     assert events(readiness, 0) == []
 
 
-def test_one_socket_is_awaited_for_data_or_for_room(
-    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_one_socket_is_awaited_for_data_or_for_room(readiness: Readiness, pair: Pair) -> None:
     """Under the same `select` as the others."""
     assert readiness
     ours, theirs = pair

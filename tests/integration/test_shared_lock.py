@@ -65,27 +65,17 @@ def in_a_block_of_another_thread(lock: Lock, end_first: Callable[[], object]) ->
         holding.result(30)
 
 
-def test_an_early_release_ends_no_block_of_another_thread(client: Redlock) -> None:
-    lock = client.lock(NAME, thread_local=False)
-    first = ended_early(lock)
-    next(first)
-
-    def end_first() -> None:
-        with pytest.raises(NotHeld):
-            next(first)
-
-    in_a_block_of_another_thread(lock, end_first)
-
-
-def test_a_lost_block_ends_no_block_of_another_thread(shared: Cluster, client: Redlock) -> None:
-    lock = client.lock(NAME, renew=False, thread_local=False)
-
-    first = block(lock)
+@pytest.mark.parametrize(("enter", "error"), [(ended_early, NotHeld), (block, LockLost)], ids=["released", "lost"])
+def test_an_ended_lease_ends_no_block_of_another_thread(
+    shared: Cluster, client: Redlock, enter: Callable[[Lock], Iterator[Lease]], error: type[Exception]
+) -> None:
+    lock = client.lock(NAME, renew=enter is ended_early, thread_local=False)
+    first = enter(lock)
     next(first)
     run_out(shared.servers, NAME)
 
     def end_first() -> None:
-        with pytest.raises(LockLost):
+        with pytest.raises(error):
             next(first)
 
     in_a_block_of_another_thread(lock, end_first)
