@@ -233,12 +233,6 @@ def test_short_locks_notice_frozen_nodes(
             eventually(is_told, "both nodes in the log", despite=QuorumUnavailable)
 
 
-def test_a_new_client_works_with_two_frozen_nodes(nodes: Cluster) -> None:
-    with frozen(nodes[1], nodes[2]), client_of(nodes.urls) as client:
-        cycle(client)
-        assert client.lock(NAME).locked() is False
-
-
 def test_two_dead_nodes_are_no_error(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME)
     lock.acquire()
