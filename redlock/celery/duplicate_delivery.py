@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.exceptions import Retry, SoftTimeLimitExceeded
+from celery.result import result_from_tuple
 from celery.signals import task_prerun
 
 from redlock import _log
@@ -132,6 +133,8 @@ def _stored(task: Task) -> dict[str, Any] | None:
 def _restore(task: Task, earlier: dict[str, Any]) -> None:
     now = _stored(task)
     if now is None or now["status"] != earlier["status"]:
+        # By the children, Celery also sees that the links and the chain of a finished task were sent.
+        task.request.children[:] = [result_from_tuple(child, task.app) for child in earlier.get("children") or ()]
         # The request has the rest of the state: group, parent, and with `result_extended` the fields of the task.
         task.backend.store_result(
             task.request.id,

@@ -9,6 +9,7 @@ import pytest
 from celery import Celery
 from celery.app.task import Context
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+from celery.result import AsyncResult
 from celery.signals import task_prerun, task_revoked
 
 from redlock import LockContended, QuorumUnavailable
@@ -181,15 +182,17 @@ def test_the_end_that_started_has_hidden_is_put_back(monkeypatch: pytest.MonkeyP
 def test_an_end_that_is_put_back_has_all_of_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(APP.conf, "result_extended", 1)
     about: dict[str, Any] = {"group": "g-1", "parent_id": "p-1", "task": charge.name, "hostname": "w1@h"}
-    charge.backend.store_result("id-1", ValueError("first"), "FAILURE", request=Context(id="id-1", args=[1], **about))
+    request = Context(id="id-1", args=[1], **about)
+    request.children.append(AsyncResult("child-1", app=APP))
+    charge.backend.store_result("id-1", ValueError("first"), "FAILURE", request=request)
     first = charge.backend.get_task_meta("id-1", cache=False)
     delivery = delivered(copy=1, args=[1], **about)
     store("STARTED")
     assert delivery.is_finished()
     again = charge.backend.get_task_meta("id-1", cache=False)
-    fields = ("status", "group_id", "parent_id", "name", "args", "worker")
+    fields = ("status", "children", "group_id", "parent_id", "name", "args", "worker")
     assert [again[field] for field in fields] == [first[field] for field in fields]
-    assert (again["group_id"], again["name"]) == ("g-1", charge.name)
+    assert (again["group_id"], again["name"], again["children"][0][0][0]) == ("g-1", charge.name, "child-1")
 
 
 def test_a_backend_that_cannot_be_asked_stops_no_copy(
