@@ -114,12 +114,7 @@ class Callbacks:
         """Each running thread has the turn of a place."""
 
     def call(self, resource: str, function: Callable[[], object]) -> None:
-        """Call this function soon.
-
-        Args:
-            resource: The resource to name in the log if the function fails.
-            function: May block and may raise any exception.
-        """
+        """Call this function soon, which may block and may raise any exception; the log names the resource then."""
         self._waiting.put((resource, function))
         turn = self._free_place()
         if turn is not None:

@@ -21,15 +21,7 @@ if TYPE_CHECKING:
 
 
 class ClientOptions(NamedTuple):
-    """The checked options of a client.
-
-    Attributes:
-        nodes: The lock nodes, in their order.
-        ttl_ms: The length of a lease, unless the lock has another.
-        max_ttl_ms: The longest lease.
-        prefix: Put before every resource name.
-        node_timeout_ms: The time after which a node without a reply counts as silent.
-    """
+    """The checked options of a client; see `Redlock`."""
 
     nodes: Sequence[Node]
     ttl_ms: int
@@ -41,11 +33,7 @@ class ClientOptions(NamedTuple):
 def client_options(
     nodes: Sequence[str] | str, *, ttl: float, max_ttl: float, prefix: str, node_timeout: float
 ) -> ClientOptions:
-    """The options of `Redlock`, checked. Called by its constructor: a warning names the caller of that.
-
-    Raises:
-        ConfigurationError: An option is invalid.
-    """
+    """The options of `Redlock`, checked. Called by its constructor: a warning names the caller of that."""
     node_timeout_ms = _validation.node_timeout_ms(node_timeout)
     max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
     ttl_ms = _validation.ttl_ms(ttl, max_ttl_ms=max_ttl_ms, node_timeout_ms=node_timeout_ms)

@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 
 class LockContext(ClientContext):
-    """The shared parts of a client.
-
-    Args:
-        options: The options of the client.
-        allow_event_loop: Whether a blocking call is allowed inside a running asyncio event loop.
-    """
+    """The shared parts of a client."""
 
     def __init__(self, options: ClientOptions, *, allow_event_loop: bool) -> None:
         super().__init__(options)

@@ -40,11 +40,7 @@ def error(nodes: Sequence[Node], resource: str, refusal: Refusal) -> LockContend
 
 
 def refuse_duplicates(nodes: Sequence[Node], refusal: Refusal) -> None:
-    """Raise if so many addresses lead to the same servers that no quorum of servers is left.
-
-    Raises:
-        ConfigurationError: Too few servers are left; the message names two addresses of the same server.
-    """
+    """Raise if so many addresses lead to the same servers that no quorum of servers is left."""
     round_result = refusal.round_result
     twice = [(node.label, vote.same_as) for node, vote in zip(nodes, round_result.votes, strict=True) if vote.same_as]
     if len(nodes) - len(twice) < round_result.quorum:
@@ -56,11 +52,7 @@ def refuse_duplicates(nodes: Sequence[Node], refusal: Refusal) -> None:
 
 
 def refuse_disagreement(nodes: Sequence[Node], fingerprint: str, refusal: Refusal) -> None:
-    """Raise if a node refused because its other clients have another configuration fingerprint.
-
-    Raises:
-        ConfigurationError: A node refused; the message names the node and both fingerprints.
-    """
+    """Raise if a node refused because its other clients have another configuration fingerprint."""
     place = refusal.round_result.disagreement
     if place is not None:
         raise ConfigurationError(

@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 
 
 class LeaseEntry(LeaseSteps):
-    """The base class of entries under every driver; the state is the state of the outer lease.
-
-    Args:
-        outer: The shared lease.
-        on_lost: Called with this entry when the outer lease is lost while the block is inside.
-        is_block: Whether the entry ends at the latest with the block of the outer lease.
-    """
+    """The base class of entries under every driver; the state is the state of the outer lease."""
 
     _outer: Any
 

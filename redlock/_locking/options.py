@@ -17,15 +17,7 @@ _PLAIN = frozenset({bool, int, float, type(None)})
 
 
 class LeaseOptions(NamedTuple):
-    """The options of a lease.
-
-    Attributes:
-        ttl_ms: The length of the lease.
-        renew: Whether the lease is renewed until its block ends.
-        max_hold_ms: When renewal stops; None for as long as the block runs.
-        reentrant: Whether the thread, greenlet or asyncio task may share a lease of its own.
-        on_lost: Called with the lease once the lease is known to be lost.
-    """
+    """The options of a lease; see `Redlock.lease`."""
 
     ttl_ms: int
     renew: bool = False
@@ -35,15 +27,7 @@ class LeaseOptions(NamedTuple):
 
 
 class LockOptions(NamedTuple):
-    """The options of a lock.
-
-    Attributes:
-        lease: The options of its leases.
-        blocking: Whether `acquire` waits.
-        blocking_timeout: Seconds that `acquire` waits; None for no limit.
-        wait_for_release: Whether a release waits for the replies of a quorum.
-        thread_local: Whether each thread releases only its own leases.
-    """
+    """The options of a lock; see `Redlock.lock`."""
 
     lease: LeaseOptions
     blocking: bool
@@ -71,11 +55,7 @@ def lock_options(
     wait_for_release: object,
     thread_local: object = False,
 ) -> LockOptions:
-    """The options of a lock, as a caller gave them. `ttl_ms` and `on_lost` are checked before.
-
-    Raises:
-        ConfigurationError: An option is invalid.
-    """
+    """The options of a lock, as a caller gave them. `ttl_ms` and `on_lost` are checked before."""
     # By position: to look for remembered keyword arguments takes as long as to check them.
     given = (ttl_ms, renew, max_hold, reentrant, blocking, blocking_timeout, wait_for_release, thread_local)
     options = _known(*given) if _PLAIN.issuperset(map(type, given)) else _checked(*given)

@@ -40,11 +40,7 @@ _FEW = 1_000
 
 
 class RenewalSchedule(Generic[L]):
-    """The leases of one client, or of one event loop, ordered by the time of their next renewal.
-
-    Args:
-        remedy: The advice in the log line of a late renewal.
-    """
+    """The leases of one client, or of one event loop, ordered by the time of their next renewal."""
 
     def __init__(self, remedy: str) -> None:
         self._remedy = remedy

@@ -45,10 +45,7 @@ _WAKE = codec.Script.load("wake")
 class QueuedWaiter:
     """The waits between the attempts of one acquisition: its place in the queue, and its wake-up.
 
-    Args:
-        pool: The waiting connections.
-        names: The resources.
-        wake_ms: The time for which a wake-up is valid: the lease's TTL.
+    A wake-up is valid for `wake_ms`, the TTL of the lease.
     """
 
     def __init__(self, pool: WaitingConnections[Any], names: Names, wake_ms: int) -> None:

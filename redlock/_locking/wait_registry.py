@@ -24,11 +24,7 @@ _UNKNOWN = "-"
 
 
 class WaitRegistry:
-    """The waits of one client at this moment.
-
-    Args:
-        waiters: The wait queue of this process, for the position and the node of a new waiter.
-    """
+    """The waits of one client at this moment."""
 
     def __init__(self, waiters: WaitingConnections[Any]) -> None:
         self.local_queue = waiters.local_queue

@@ -151,14 +151,7 @@ class ConnectedNodes:
         return 0
 
     def connected(self, connection: NodeConnection, handle: object, run_id: str, fingerprint: str) -> None:
-        """A dial has succeeded.
-
-        Args:
-            connection: The state of the connection.
-            handle: The driver's socket.
-            run_id: The run_id of the server, read on this connection.
-            fingerprint: The configuration fingerprint of the server's clients; empty if none is stored.
-        """
+        """A dial has succeeded: `handle` is the driver's socket, on which the rest was read; see `Exchange`."""
         connection.adopt(handle, run_id)
         connection.node.mark_up()
         connection.agreed = fingerprint == self._codec.fingerprint

@@ -45,12 +45,7 @@ class Signal:
 
 
 class LoopExchange(Signal):
-    """A connection on which requests are answered in order.
-
-    Args:
-        exchange: A connected exchange, which this connection owns from now on.
-        loop: The running event loop.
-    """
+    """A connection on which requests are answered in order. From now on the connection owns the exchange."""
 
     def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
         self._exchange, self._loop = exchange, loop

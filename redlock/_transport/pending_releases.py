@@ -29,13 +29,7 @@ MOST_PENDING = 512
 
 
 class PendingRelease(NamedTuple):
-    """An asynchronous release that has no known outcome yet.
-
-    Attributes:
-        tally: The votes of its round.
-        steps: The generator.
-        done: The function to call with the outcome; must be quick and never raise.
-    """
+    """An asynchronous release that has no known outcome yet. `done` gets the outcome, is quick and never raises."""
 
     tally: VoteTally
     steps: Steps[Outcome]

@@ -42,10 +42,7 @@ T = TypeVar("T")
 class ConnectionSet(Mutex):
     """A connection to each node, for one thread at a time.
 
-    Args:
-        nodes: The nodes, in their order.
-        codec: Encodes the commands.
-        watch: Lets another thread call `poll` until the set is settled, because sockets have refused bytes of a round.
+    Where sockets refuse bytes of a round, `watch` lets another thread call `poll` until the set is settled.
     """
 
     def __init__(self, nodes: Sequence[Node], codec: Codec, watch: Callable[[ConnectionSet], object]) -> None:

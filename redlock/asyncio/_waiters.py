@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 class LoopWaiters(WaitingConnections[LoopExchange]):
     """The queues and the waiting connections of a client in an event loop.
 
-    Args:
-        nodes: The lock nodes, in their order.
-        codec: Knows the keys of the wake-ups.
-        attempts: The resources for which tasks of the loop are at the nodes.
-        client: The identity of the client, see `held_leases`.
+    `attempts` are the resources for which tasks of the loop are at the nodes. For `client` see `held_leases`.
     """
 
     def __init__(self, nodes: Sequence[Node], codec: Codec, attempts: Container[Names], client: int) -> None:
