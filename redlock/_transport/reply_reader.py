@@ -32,6 +32,8 @@ _MOST_KNOWN = 256
 _END = b"\r\n"
 MORE = object()
 """In place of a reply that is not complete."""
+_OPENED = object()
+"""In place of a list that has elements; they follow."""
 
 
 class UnreadableReply(Exception):
@@ -44,15 +46,6 @@ class LongReply(UnreadableReply):
 
 class ReplyError(Exception):
     """An error reply of the server: a value that the reader returns, not an exception that the reader raises."""
-
-
-class _Header:
-    """The header of a list that has elements."""
-
-    __slots__ = ("length",)
-
-    def __init__(self, length: int) -> None:
-        self.length = length
 
 
 class ReplyReader:
@@ -113,8 +106,7 @@ class ReplyReader:
             value = self._text() if self._text_length is not None else self._element()
             if value is MORE:
                 return MORE
-            if isinstance(value, _Header):
-                self._open_list(value.length)
+            if value is _OPENED:
                 continue
             while self._open:
                 elements, length = self._open[-1]
@@ -126,15 +118,16 @@ class ReplyReader:
             else:
                 return value
 
-    def _open_list(self, length: int) -> None:
+    def _open_list(self, length: int) -> object:
         if length > self._most_elements:
             raise UnreadableReply("answered with a list that is too long")
         if len(self._open) >= _DEEPEST:
             raise _no_protocol()
         self._open.append(([], length))
+        return _OPENED
 
     def _element(self) -> object:
-        """A value without elements, the header of a list, or `MORE`."""
+        """A value without elements, `_OPENED` after the header of a list, or `MORE`."""
         at, data = self._at, self._bytes
         end = data.find(_END, max(at, self._searched))
         self._searched = 0
@@ -154,7 +147,7 @@ class ReplyReader:
         if length < 0:
             return None
         if kind == _LIST:
-            return _Header(length) if length else []
+            return self._open_list(length) if length else []
         self._text_length = length
         return self._text()
 
