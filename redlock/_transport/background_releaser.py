@@ -67,11 +67,11 @@ class BackgroundReleaser:
         return 0.0
 
     def _poll(self, connections: ConnectionSet) -> None:
-        unsent = connections.unsent
+        unsent = connections.state.unsent
         # An error ends the polls of this set only: `Background` logs the error, and goes on with the other sets.
         rounds = self._rounds.pop(connections, connections.rounds)
         connections.poll()
-        if not unsent or connections.unsent != unsent:
+        if not unsent or connections.state.unsent != unsent:
             self._pause = _TICK_SECONDS
         if not connections.is_settled:
             self._rounds[connections] = rounds

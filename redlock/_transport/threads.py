@@ -126,12 +126,7 @@ class ConnectionSet(Mutex):
 
         The nodes have forgotten every lease of this set after the longest TTL.
         """
-        return not self.releases and (not self.unsent or now_ms() > self._until_ms + self._codec.max_ttl_ms)
-
-    @property
-    def unsent(self) -> int:
-        """The number of bytes that wait until their socket accepts more."""
-        return self.state.unsent
+        return not self.releases and (not self.state.unsent or now_ms() > self._until_ms + self._codec.max_ttl_ms)
 
     def poll(self) -> None:
         """Send the bytes that were held back or did not fit into a socket, and read the replies that have arrived."""
@@ -193,13 +188,10 @@ class ConnectionSet(Mutex):
             # An exception may end the wait: then no command of this round may be sent again after the cancel.
             tally.closed = True
             if self._sockets.has_refused:
-                self._finish_later()
-
-    def _finish_later(self) -> None:
-        self._sockets.has_refused = False
-        # Without a thread, the next round sends the rest.
-        with suppress(NoThread):
-            self._watch(self)
+                self._sockets.has_refused = False
+                # Without a thread, the next round sends the rest.
+                with suppress(NoThread):
+                    self._watch(self)
 
     def _send_round(self, round_: Round, now: int, *, hold: bool = False) -> VoteTally:
         """Send the round's command to its nodes; `now` is the clock, read before."""

@@ -88,7 +88,7 @@ def test_the_rest_of_a_release_needs_no_next_round(nodes: Cluster) -> None:
         lock = held_by_all(client, nodes)
         with frozen(*nodes.servers):
             lock.release()
-            assert client._context.pool._sets[0].unsent, "the system accepted every byte, so nothing was tested"
+            assert client._context.pool._sets[0].state.unsent, "the system accepted every byte, so nothing was tested"
         eventually(lambda: is_free(nodes.servers, lock.names[0]), "the whole release, long before the end of the TTL")
 
 
@@ -99,13 +99,13 @@ def test_a_node_that_takes_no_bytes_is_given_up_in_time(nodes: Cluster) -> None:
         (connections,), tries = client._context.pool._sets, client._context.pool._releaser._rounds
         with frozen(*nodes.servers):
             lock.release()
-            assert connections.unsent, "the system accepted every byte, so nothing was tested"
+            assert connections.state.unsent, "the system accepted every byte, so nothing was tested"
             # During each try the set is not among the tries.
             eventually(lambda: tries, "the rest is handed over")
             connections.set_deadline(now_ms())
             client._context.codec.max_ttl_ms = 100
             eventually(lambda: connections.is_settled and not tries, "the end of the tries")
-            assert connections.unsent, "the rest went out, so nothing was given up"
+            assert connections.state.unsent, "the rest went out, so nothing was given up"
 
 
 def test_a_closed_client_leaves_unsent_bytes_alone(nodes: Cluster) -> None:
@@ -114,7 +114,7 @@ def test_a_closed_client_leaves_unsent_bytes_alone(nodes: Cluster) -> None:
         (connections,) = client._context.pool._sets
         with frozen(*nodes.servers):
             lock.release()
-            assert connections.unsent, "the system accepted every byte, so nothing was tested"
+            assert connections.state.unsent, "the system accepted every byte, so nothing was tested"
             client.close()
         assert connections.is_settled
         connections.poll()
