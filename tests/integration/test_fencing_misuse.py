@@ -71,12 +71,10 @@ def test_an_operation_id_belongs_to_the_database(engine: Engine) -> None:
                 assert section.fresh is expected
 
 
-def test_a_session_on_a_begun_connection_is_refused(engine: Engine) -> None:
+def test_a_begun_connection_is_refused(engine: Engine) -> None:
+    """Under a session, and in a savepoint."""
     with engine.begin() as connection, Session(connection) as session:
         assert_refused(session, LEASE, "in a transaction already")
-
-
-def test_a_connection_in_a_savepoint_is_refused(engine: Engine) -> None:
     with engine.connect() as connection, connection.begin(), connection.begin_nested():
         assert_refused(connection, LEASE, "in a transaction already")
 

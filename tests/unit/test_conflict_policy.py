@@ -156,15 +156,13 @@ def test_a_task_that_expires_comes_back_before_that(running: Deliver, sent: Sent
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
-def test_a_task_that_went_back_as_often_as_it_may_raises(running: Deliver, sent: Sent, limit: int) -> None:
+def test_a_task_goes_back_as_often_as_it_may_and_raises_then(running: Deliver, sent: Sent, limit: int) -> None:
+    headers = {REQUEUES: limit, SINCE: 0.0}
     with pytest.raises(LockContended):
-        policy(max_requeues=limit).apply(CONTENDED, running(headers={REQUEUES: limit, SINCE: 0.0}))
+        policy(max_requeues=limit).apply(CONTENDED, running(headers=dict(headers)))
     assert not sent
-
-
-def test_the_last_time_that_it_may_go_back_it_goes(running: Deliver, sent: Sent) -> None:
     with pytest.raises(Retry):
-        policy(max_requeues=5).apply(CONTENDED, running(headers={REQUEUES: 4, SINCE: 0.0}))
+        policy(max_requeues=limit + 1).apply(CONTENDED, running(headers=headers))
     assert len(sent) == 1
 
 

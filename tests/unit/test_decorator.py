@@ -149,20 +149,17 @@ def test_outside_of_a_task_there_is_no_current_lease() -> None:
         current_lease()
 
 
-class Limited:
+def limited(message: float | None, own: float | None) -> Any:  # noqa: ANN401 - Celery is untyped
     """A task with time limits and nothing else."""
-
-    def __init__(self, message: float | None, own: float | None) -> None:
-        self.request = SimpleNamespace(timelimit=(message, None), called_directly=False)
-        self.time_limit = own
-        self.soft_time_limit = None
+    request = SimpleNamespace(timelimit=(message, None), called_directly=False)
+    return SimpleNamespace(request=request, time_limit=own, soft_time_limit=None)
 
 
 @pytest.mark.parametrize("pool", ["solo", "thread", "gevent", "eventlet", ""])
 def test_a_lease_ignores_a_limit_that_kills_nothing(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
     monkeypatch.setattr(pools, "_name", pool)
     monkeypatch.setattr(pools, "_time_limit", 5)
-    task: Any = Limited(3, 4)
+    task = limited(3, 4)
     assert _max_hold_ms(None, task) is None
     assert _max_hold_ms(7.5, task) == 7_500
 
@@ -173,7 +170,7 @@ def test_the_workers_pool_is_noted_before_the_fork(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(pools, "_time_limit", None)
     monkeypatch.setattr(pools, "_soft_time_limit", None)
     pools._note(SimpleNamespace(pool_cls=pool, time_limit=60, soft_time_limit=50))
-    task: Any = Limited(None, None)
+    task = limited(None, None)
     assert pools.hard_limit(task) == (60 if pool == "prefork" else None)
     assert pools.overtime(task) == (10 if pool == "prefork" else float("inf"))
 
@@ -211,7 +208,7 @@ def test_overtime_ends_with_the_hard_limit(
 ) -> None:
     monkeypatch.setattr(pools, "_name", "prefork")
     monkeypatch.setattr(pools, "_soft_time_limit", of_worker)
-    task: Any = Limited(None, 20)
+    task = limited(None, 20)
     task.request.timelimit, task.soft_time_limit = (None, message), own
     assert pools.overtime(task) == overtime
     task.request.timelimit = None

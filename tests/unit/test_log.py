@@ -236,16 +236,16 @@ def test_no_field_of_a_record_has_a_secret(lines: pytest.LogCaptureFixture, secr
 FORGED = "2026-11-28 04:00:00,000 INFO    redlock: acquired resource=forged"
 
 
-def test_a_line_break_in_a_message_forges_no_record() -> None:
-    formatter = _log.LineFormatter("%(levelname)s %(message)s")
-    record = logging.LogRecord("celery", logging.INFO, "x.py", 1, "Task %s received", (f"id\n{FORGED}",), None)
-    assert formatter.format(record) == f"INFO Task id\\n{escape_blanks(FORGED)} received"
-
-
-def test_blanks_in_a_message_reach_no_edge_of_a_terminal() -> None:
+@pytest.mark.parametrize(
+    ("before", "shown"),
+    [("\n", f"\\n{escape_blanks(FORGED)} received"), (170 * " ", r" \x20\x20")],
+    ids=["break", "blanks"],
+)
+def test_no_blank_in_a_message_forges_a_record(before: str, shown: str) -> None:
+    """A line break, and blanks up to the edge of a terminal."""
     formatter = _log.LineFormatter("%(levelname)-7s %(message)s")
-    record = logging.LogRecord("celery", logging.INFO, "x.py", 1, "Task %s received", (f"id{170 * ' '}{FORGED}",), None)
-    assert formatter.format(record).startswith(r"INFO    Task id \x20\x20")
+    record = logging.LogRecord("celery", logging.INFO, "x.py", 1, "Task %s received", (f"id{before}{FORGED}",), None)
+    assert formatter.format(record).startswith(f"INFO    Task id{shown}")
 
 
 def test_a_traceback_forges_no_record() -> None:

@@ -488,11 +488,13 @@ def test_a_clock_is_compared_ten_times_a_second() -> None:
     assert node.watch_from_ms == 5_100
 
 
-def test_the_reason_that_stays_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("event", ["node-down", "node-disagrees"])
+def test_a_change_that_stays_is_logged_although_it_came_early(caplog: pytest.LogCaptureFixture, event: str) -> None:
     node = NodeHealth("h:1")
-    for now_ms, reason in ((0, "a"), (100, "b"), (1_100, "b"), (2_100, "b")):
-        node.mark_down(reason, now_ms)
-    assert [line[-1] for line in caplog.messages if "node-down" in line] == ["a", "b"]
+    tell = node.mark_down if event == "node-down" else node.rejects
+    for now_ms, reason in ((0, "a"), (10, "b"), (1_010, "b"), (2_020, "b")):
+        tell(reason, now_ms)
+    assert [line[-1] for line in caplog.messages if event in line] == ["a", "b"]
 
 
 def test_a_node_that_is_down_again_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -501,10 +503,3 @@ def test_a_node_that_is_down_again_is_logged_again(caplog: pytest.LogCaptureFixt
     node.mark_up()
     node.mark_down("a", 2_000)
     assert [line[-1] for line in caplog.messages if "node-down" in line] == ["a", "a"]
-
-
-def test_a_disagreement_is_logged_although_it_came_early(caplog: pytest.LogCaptureFixture) -> None:
-    node = NodeHealth("h:1")
-    for now_ms, fingerprint in ((0, "a"), (10, "b"), (1_010, "b"), (2_020, "b")):
-        node.rejects(fingerprint, now_ms)
-    assert [line[-1] for line in caplog.messages if "node-disagrees" in line] == ["a", "b"]
