@@ -114,7 +114,6 @@ def nodes(_spare_nodes: SpareNodes) -> Iterator[redis_server.Cluster]:
 
 @pytest.fixture
 def client(nodes: redis_server.Cluster) -> Iterator[Redlock]:
-    """A client of the five nodes."""
     with tools.client_of(nodes.urls) as redlock:
         yield redlock
 

@@ -85,7 +85,6 @@ class SpareNodes:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Cluster]:
-        """The nodes for one test."""
         servers, self._servers = self._servers, []
         try:
             while len(servers) < 5:

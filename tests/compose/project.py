@@ -60,7 +60,6 @@ class Project:
         self._program = program
 
     def compose(self, *arguments: str) -> None:
-        """A command of the compose tool."""
         command = (*self._program, "--project-name", NAME, *arguments)
         run(*command, environment=clean_environment() | SETTINGS)
 
@@ -70,7 +69,6 @@ class Project:
         return run("docker", "ps", "--no-trunc", "--quiet", "--filter", LABEL, *which).stdout.split()
 
     def inspect(self, service: str | None = None) -> list[dict[str, Any]]:
-        """The description of each container by Docker."""
         found: list[dict[str, Any]] = json.loads(run("docker", "inspect", *self.containers(service)).stdout)
         return found
 

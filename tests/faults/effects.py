@@ -181,7 +181,6 @@ class Run:
             raise TimeoutError(f"the broker has not taken {task} for a minute")
 
     def strike(self) -> None:
-        """Send one signal to one worker."""
         ready = self.crew.ready()
         if not ready:
             return

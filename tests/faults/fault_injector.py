@@ -127,7 +127,6 @@ def snapshot_node(injector: FaultInjector, place: int) -> Callable[[], None]:
 
 
 def flush_node(injector: FaultInjector, place: int) -> Callable[[], None]:
-    """FLUSHALL."""
     ask(injector.server(place), lambda redis: redis.flushall())
     return lambda: None
 
@@ -211,7 +210,6 @@ def freeze_worker(injector: FaultInjector, place: int) -> Callable[[], None]:
 
 
 def kill_child(injector: FaultInjector, place: int) -> Callable[[], None]:
-    """A process of a worker is killed."""
     worker = injector.worker(place)
     for pid in children(worker.process.pid)[:1]:
         with contextlib.suppress(ProcessLookupError):

@@ -50,8 +50,6 @@ _FINAL = {"SUCCESS", "FAILURE"}
 
 
 class Run:
-    """The servers, the workers and their faults; see the module."""
-
     def __init__(self, kind: str, directory: Path, seed: int, *, fence: bool = True) -> None:
         self._kind, self._directory, self._chance, self._fence = kind, directory, random.Random(seed), fence
         self._stack = contextlib.ExitStack()

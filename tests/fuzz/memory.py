@@ -29,7 +29,6 @@ INFO = (
 
 
 def resp(value: object) -> bytes:
-    """A value as RESP2."""
     if isinstance(value, list):
         return b"*%d\r\n" % len(value) + b"".join(map(resp, value))
     if isinstance(value, int):
@@ -87,7 +86,6 @@ class Socket:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is anything to read."""
         while self._inbox and not self._inbox[0]:
             self._inbox.popleft()
         return bool(self._inbox)

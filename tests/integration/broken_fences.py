@@ -44,7 +44,6 @@ class Broken(ConnectionAdapter):
         """Let every lease pass."""
 
     def run(self, session: Any, lease: Lease, statement: str) -> Sequence[Sequence[Any]]:
-        """Run a statement with the parameters of the fence."""
         name = lease.names[0]
         parameters = {
             "resource": name.encode().hex() if self.dialect.hex_names else name,

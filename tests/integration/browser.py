@@ -38,8 +38,6 @@ _ON_ITS_PIPE = 'exec "$@" 3<&0 4>&1 >/dev/null'
 
 
 class Browser:
-    """Chromium with one page at a time."""
-
     def __enter__(self) -> Self:
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         options = [*_OPTIONS, f"--user-data-dir={self._profile.name}", "--remote-debugging-pipe"]

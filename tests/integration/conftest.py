@@ -70,7 +70,6 @@ def started_browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(started_browser: Browser) -> Iterator[Browser]:
-    """A browser with an empty page."""
     with started_browser.page() as browser:
         yield browser
 

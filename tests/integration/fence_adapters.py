@@ -199,8 +199,6 @@ class AsyncPsycopgAdapter(AsyncAdapter):
 
 
 class AsyncHolder:
-    """An event loop with an `AsyncSession`."""
-
     def __init__(self, engine: Engine, driver: str) -> None:
         self._loop = asyncio.new_event_loop()
         url = engine.url.set(drivername=f"{engine.dialect.name}+{driver}")

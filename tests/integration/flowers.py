@@ -70,7 +70,6 @@ class Flower:
         eventually(lambda: self.task(task_id).get("state") == state, f"task {task_id} as {state}", every=0.02)
 
     def counters(self) -> list[str]:
-        """The lines of Flower's metrics that count events."""
         status, text = self.get("/metrics")
         assert status == http.HTTPStatus.OK, text
         return [line for line in text.splitlines() if line.startswith("flower_events_total{")]
@@ -81,7 +80,6 @@ class Flower:
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def data(self) -> dict[str, Any]:
-        """The data of the page of locks."""
         status, text = self.get("/locks/data")
         assert status == http.HTTPStatus.OK, text
         data: dict[str, Any] = json.loads(text)

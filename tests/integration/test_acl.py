@@ -61,7 +61,6 @@ def let_in(servers: Sequence[Server], user: str, *without: str) -> None:
 
 
 def as_user(nodes: Cluster, user: str = "lock") -> list[str]:
-    """The addresses of the nodes with this user."""
     return [f"{url}?username={user}&password={SECRET}" for url in nodes.urls]
 
 

@@ -64,7 +64,6 @@ def acquire_and_release(client: Redlock, name: str = NAME) -> Lease:
 
 
 def heard(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
-    """The lines of this event so far."""
     return [line for line in caplog.messages if line.startswith(event)]
 
 

@@ -82,7 +82,6 @@ class Stricken:
         await self._prepare(self._client._context.parts().connections)
 
     def places(self) -> list[Place]:
-        """The instructions of a cycle, each once."""
         self.cycle()
         self.prepare()
         # As in each `with` statement: after an exception on the last step into a block, the block has no end. After an

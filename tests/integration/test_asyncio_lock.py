@@ -209,7 +209,6 @@ async def test_a_set_is_acquired_all_or_nothing(shared: Cluster) -> None:
 
 
 async def enter(lock: Lock) -> None:
-    """Enter a lock that is held."""
     async with lock:
         pytest.fail("another task shares nothing")
 

@@ -36,7 +36,6 @@ def channel(server: RabbitMQ) -> Iterator[Any]:
 
 
 def found(url: str) -> dict[str, Finding]:
-    """The findings of the check by code."""
     findings = broker_check.check(url, 5.0)
     assert CANARY not in " ".join(map(str, findings))
     return {finding.code: finding for finding in findings}

@@ -54,7 +54,6 @@ class Flow:
         )
 
     def __call__(self, task: str, *args: object, **options: Any) -> Signature:  # noqa: ANN401 - Celery's options
-        """A signature of a task with these arguments."""
         module = POLICIES if task in {"requeue_once", "replaced", "skip"} else FLOWS
         return self.app.signature(f"{module}.{task}", args, app=self.app, **options)
 
@@ -273,8 +272,6 @@ def test_a_periodic_task_that_skips_does_not_pile_up(fixture: WorkerFixture, tmp
 
 
 class Here:
-    """Locked tasks of an app in this very process."""
-
     def __init__(self, nodes: list[str]) -> None:
         self.app = Celery("here", broker="memory://", set_as_current=False)
         self.app.conf.update(redlock_nodes=nodes, redlock_node_timeout=0.9)

@@ -153,7 +153,6 @@ def test_it_loses_updates_without_the_lock_and_none_with_it(demo: Callable[..., 
 
 
 def programs(run: Demo, name: str) -> list[int]:
-    """The children of a demo whose program has this name."""
     return [pid for pid in children(run.process.pid) if program_of(pid) == name]
 
 

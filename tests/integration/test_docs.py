@@ -96,7 +96,6 @@ class Desk:
         return text.replace(".venv/bin/", "")
 
     def write(self, *python: Block) -> None:
-        """Write the files of these blocks."""
         for block in python:
             text = EXCERPT + block.text if block.text.startswith("@") else block.text
             (self.directory / block.name).write_text(self.here(text), encoding="utf-8")

@@ -71,7 +71,6 @@ def test_the_error_without_a_thread_is_gone(nodes: Cluster) -> None:
 
 
 def dialled(host: str) -> Callable[[], object]:
-    """A dial of port 1 of this host."""
     options = Connection(host=host, port=1)  # type: ignore[no-untyped-call]
     return lambda: open_socket(options, time.monotonic() + 100, 100)
 

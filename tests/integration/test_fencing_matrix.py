@@ -140,8 +140,6 @@ class Tasks:
 
 
 class Psycopg:
-    """A plain connection of psycopg 3."""
-
     def refuse(self, url: Any, row: Row) -> str:
         """The message of the error; the connection is usable afterwards."""
         address = url.set(drivername="postgresql").render_as_string()

@@ -136,8 +136,6 @@ def test_an_alarm_inside_get_bind_is_raised(error: type[Exception]) -> None:
 
 
 def binding(error: type[Exception]) -> Session:
-    """A session with a `get_bind` of its own, which raises this error."""
-
     class Binding(Session):
         def get_bind(self, *_: Any, **__: Any) -> Engine:
             raise error

@@ -38,7 +38,6 @@ def they_release(servers: Sequence[Server], value: str) -> int:
 
 @pytest.fixture
 def redis_locks(nodes: Cluster) -> Iterator[list[RedisLock]]:
-    """A `Lock` of redis-py on each node."""
     with ExitStack() as stack:
         clients: list[Redis] = [stack.enter_context(raw(server)) for server in nodes.servers]
         yield [client.lock(NAME, timeout=60, blocking=False) for client in clients]

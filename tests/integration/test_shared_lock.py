@@ -26,7 +26,6 @@ NAME = "account:42"
 
 @pytest.fixture
 def client(shared: Cluster) -> Iterator[Redlock]:
-    """A client of these nodes."""
     with tools.client_of(shared.urls) as redlock:
         yield redlock
 

@@ -39,8 +39,6 @@ NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"
 
 
 class Authority:
-    """A certificate authority for the tests."""
-
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
         self._directory = directory
@@ -51,7 +49,6 @@ class Authority:
         self._openssl("req", "-x509", "-days", "2", *NEW_KEY, "-subj", "/CN=authority", *usage, *files)
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """A certificate for 127.0.0.1, and its key."""
         (self._directory / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1\n")
         self._openssl("req", *NEW_KEY, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         signing = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext")

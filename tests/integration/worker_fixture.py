@@ -28,8 +28,6 @@ UNLIMITED: Any = {"COUNTER_TIME_LIMIT": "700", "COUNTER_VISIBILITY_TIMEOUT": "80
 
 
 class Worker:
-    """A Celery worker with its own processes and its own log."""
-
     def __init__(self, directory: Path, environment: dict[str, str], arguments: Sequence[str]) -> None:
         self.log_file = directory / "logger.log"
         self.output = directory / "output"
@@ -132,7 +130,6 @@ class WorkerFixture:
         self._workers.append(worker)
 
     def send(self, task: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - Celery's options
-        """Enqueue a task; its id."""
         return str(self.sender.send_task(task, args, **options).id)
 
     def increment(self, name: str, times: int = 1) -> list[str]:

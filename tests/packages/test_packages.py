@@ -91,7 +91,6 @@ def uv() -> str:
 
 @pytest.fixture(scope="module")
 def built(uv: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The wheel and the sdist."""
     folder = tmp_path_factory.mktemp("dist")
     command = [uv, "build", "--quiet", "--no-build-isolation", "--python", sys.executable, "--out-dir", str(folder)]
     subprocess.run([*command, str(ROOT)], check=True)

@@ -34,7 +34,6 @@ _TRANSPORT = (
 
 
 def main() -> int:
-    """Run the schedules and print the coverage."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim.branches", description="Coverage of the schedules.")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=20_000, help="the number of schedules")

@@ -23,8 +23,6 @@ _WITHIN_MS = 100_000
 
 
 class Process(Machine):
-    """A process with a client."""
-
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster.world, name)
         self.network = cluster.network
@@ -37,8 +35,6 @@ class Process(Machine):
 
 
 class Cluster:
-    """Five nodes, and processes."""
-
     def __init__(self, source: Source, seed: int = 0) -> None:
         self.source = source
         self.world = World(seed)

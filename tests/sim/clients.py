@@ -176,8 +176,6 @@ class Client(Machine):
 
 
 class Worker:
-    """A thread that works on operations."""
-
     def __init__(self, client: Client) -> None:
         self.client = client
         self.schedule, self.options, self.world = client.schedule, client.options, client.world
@@ -272,8 +270,6 @@ class Stranger(Client):
 
 
 class HoldingWorker(Worker):
-    """The thread of a stranger."""
-
     def _work(self) -> None:
         client, chance = self.client, self.world.chance
         while self.schedule.faulty:

@@ -52,7 +52,6 @@ def head(phase: int, proposed: int = 0, token: int = 0, bound: int = 0, doomed: 
 
 
 def cell(column: int, attempt: int) -> int:
-    """An attempt's cell in a column."""
     return column >> CELLS + CELL * attempt & CELL_MASK
 
 

@@ -20,7 +20,6 @@ class MutantList:
         """The tests that kill mutants that schedules do not kill."""
 
     def files(self, *names: str) -> list[File]:
-        """The files of the area."""
         return [File(self, name) for name in names]
 
     def add(self, name: str, *pieces: Piece, test: str = "") -> None:

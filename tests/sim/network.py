@@ -89,8 +89,6 @@ class Network:
 
 
 class Wire:
-    """A connection of a process to a node."""
-
     def __init__(self, network: Network, machine: Machine, node: Node, sock: Socket) -> None:
         self.network, self.machine, self.node, self.sock = network, machine, node, sock
         self._there, self._back = (machine.name, node.place, False), (machine.name, node.place, True)

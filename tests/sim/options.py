@@ -79,7 +79,6 @@ class Options(NamedTuple):
 
 
 def draw(seed: int) -> Options:
-    """The options of a seed."""
     chance = random.Random(seed ^ 0x5EED)
     keeps = seed % 2 == 0
     ttl_ms = chance.choice((150, 300, 600, 1_000, 2_000, 5_000))

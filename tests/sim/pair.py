@@ -50,7 +50,6 @@ class Pair:
         self.world.now = time.time_ns() // 1_000
 
     def wait(self, seconds: float) -> None:
-        """Both wait."""
         time.sleep(seconds)
         self.catch_up()
 

@@ -23,8 +23,6 @@ _CHUNK = 250
 
 
 class Totals(NamedTuple):
-    """The result of a batch."""
-
     schedules: int = 0
     events: int = 0
     grants: int = 0

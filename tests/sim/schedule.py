@@ -94,7 +94,6 @@ class Schedule:
 
     @staticmethod
     def draw(seed: int) -> Options:
-        """The options of a seed."""
         return drawn.draw(seed)
 
     def _begin_stranger(self) -> None:

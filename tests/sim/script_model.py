@@ -65,7 +65,6 @@ class Model(dict[str, tuple[object, "int | None"]]):
             self[key] = self[key][0], self.now + ms
 
     def fence(self, name: str) -> int:
-        """The fence of a resource."""
         return int(self.text(fence_of(name)) or 0)
 
     @property

@@ -129,7 +129,6 @@ def _nothing(_: object) -> None:
 
 
 def changed_texts(variants: Sequence[Variant]) -> dict[str, str]:
-    """The texts of the files that these variants change."""
     texts = {variant.file: (_ROOT / variant.file).read_text() for variant in variants}
     for variant in variants:
         if texts[variant.file].count(variant.old) != 1:
@@ -144,8 +143,6 @@ def scripts(texts: Mapping[str, str]) -> dict[str, str]:
 
 
 class Source:
-    """The package and the scripts."""
-
     def __init__(self, *variants: Variant) -> None:
         texts = changed_texts(variants)
         self.lua = Lua(scripts(texts))

@@ -185,7 +185,6 @@ class Machine:
         act(*arguments)
 
     def spawn(self, function: Callable[[], object]) -> Strand:
-        """Start a strand."""
         self.strands = [strand for strand in self.strands if not strand.dead]
         strand = Strand(self, function)
         self.strands.append(strand)

@@ -43,7 +43,6 @@ class Handle:
         self.commands: deque[list[bytes]] = deque()
 
     def take(self, words: bytes) -> None:
-        """The node reads these bytes."""
         self.written += words
         self.commands.extend(self._reader.read(bytes(words)))  # type: ignore[arg-type]  # a command is a list of texts
 

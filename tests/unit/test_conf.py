@@ -51,7 +51,6 @@ def attribute(app: Celery, given: dict[str, object]) -> None:
 
 
 def of_module(namespace: str | None = None, **others: object) -> Configure:
-    """A module with these settings and others."""
     return lambda app, given: app.config_from_object(module("form_any", **given, **others), namespace=namespace)
 
 

@@ -70,7 +70,6 @@ def test_the_shortcut_for_votes_never_differs_from_the_parser(sent: str, size: i
 
 @pytest.fixture
 def without_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parser that fails."""
     monkeypatch.delattr(ReplyReader, "read_first")
 
 

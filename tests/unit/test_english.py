@@ -14,7 +14,6 @@ SHORT = "word " * 29 + "end."
 
 
 def found(name: str, text: str) -> list[tuple[int, str]]:
-    """The line and the text of each fault."""
     faults = [fault.split(":", 2) for fault in english.examine(name, text).faults]
     return [(int(line), fault.strip()) for _, line, fault in faults]
 

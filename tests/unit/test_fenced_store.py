@@ -61,7 +61,6 @@ def done(result: Any) -> Any:  # noqa: ANN401
 
 
 def store_of(kind: AnyStore, *replies: object, **options: Any) -> tuple[Any, Redis]:  # noqa: ANN401
-    """A store, and its Redis with these replies."""
     redis: Any = Redis(*replies, asynchronous=kind is AsyncFencedStore)
     return kind(redis, **options), redis
 

@@ -54,7 +54,6 @@ def contents(root: object) -> list[object]:
 
 
 def is_knowledge(one: object) -> bool:
-    """Whether this is a list of nodes."""
     return isinstance(one, list) and bool(one) and all(isinstance(node, Node) for node in one)
 
 

@@ -31,7 +31,6 @@ class Timer:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The files that are written, with their texts."""
     files: list[tuple[str, str]] = []
     monkeypatch.setattr("redlock._files.replace", lambda name, text: files.append((name, text)))
     monkeypatch.setattr(
@@ -49,7 +48,6 @@ def app_with(**settings: object) -> Celery:
 
 
 def step_with(**settings: object) -> tuple[HeartbeatStep, Any]:
-    """The step of an app with these settings, and its consumer."""
     consumer = SimpleNamespace(app=app_with(**settings), timer=Timer(), hostname="w1@h")
     return HeartbeatStep(consumer), consumer
 

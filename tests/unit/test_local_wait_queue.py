@@ -24,8 +24,6 @@ def wait(place: Place, seconds: float) -> bool:
 
 
 class WaitingThread:
-    """A thread that joins the queue, and sets an event at the front."""
-
     def __init__(self, queue: LocalWaitQueue, order: list[int], number: int) -> None:
         self._queue, self._order, self._number = queue, order, number
         self.at_the_front = threading.Event()

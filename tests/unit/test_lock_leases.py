@@ -75,7 +75,6 @@ def test_a_release_means_a_lease_of_acquire_first() -> None:
 
 
 def can_release(lease: Any) -> bool:  # noqa: ANN401 - as above
-    """Whether a release can use the lease."""
     return bool(lease.is_held or lease._is_releasing)
 
 

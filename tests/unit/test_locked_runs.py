@@ -400,8 +400,6 @@ def through(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
-    """A task as a class, with the lock on its `run`."""
-
     abstract = True
 
     @locked("x")

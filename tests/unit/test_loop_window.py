@@ -14,7 +14,6 @@ NAMES = ("window",)
 
 
 async def passes(window: Window, attempt: object) -> None:
-    """An attempt that enters and leaves."""
     try:
         await window.enter(attempt, NAMES)
     finally:

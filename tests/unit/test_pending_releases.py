@@ -10,8 +10,6 @@ from tests.unit.memory_nodes import EXTENSION, RELEASE, RELEASED, Client
 
 
 class Releasing(Client):
-    """A client that releases without a wait."""
-
     def __init__(self) -> None:
         super().__init__()
         self.releases = PendingReleases()
@@ -28,7 +26,6 @@ class Releasing(Client):
         )
 
     def round(self) -> None:
-        """Any other round."""
         self.state.begin(Round(RELEASE, Wait.SENT, ()), self.now)
         self.releases.note_round(self.now, hold=False)
         self.write()

@@ -40,7 +40,6 @@ def schedule() -> RenewalSchedule[Any]:
 
 
 def add(schedule: RenewalSchedule[Any], *leases: Given, due_ms: int) -> None:
-    """All leases are due at the same time."""
     for lease in leases:
         schedule.add(weakref.ref(lease), due_ms)
 

@@ -53,8 +53,6 @@ class Connections:
 
 
 class Pool:
-    """Gives the connections that are wanted."""
-
     @contextlib.contextmanager
     def connections(self, wanted: Connections) -> Iterator[Connections]:
         yield wanted

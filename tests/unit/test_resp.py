@@ -35,7 +35,6 @@ def plain(reply: object) -> object:
 
 
 def pieces(stream: bytes, size: int) -> list[bytes]:
-    """The stream in pieces of this size."""
     return [stream[at : at + size] for at in range(0, len(stream), size)]
 
 

@@ -124,8 +124,6 @@ def test_a_lock_on_a_base_class_or_on_the_call_is_found() -> None:
     app = Celery(set_as_current=False)
 
     class Charge(app.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
-        """A task with a lock on its `run`."""
-
         name = "charge"
 
         @locked("x", wait=3.0)

@@ -76,7 +76,6 @@ def test_different_resources_are_waited_for_on_different_nodes(nodes: list[Node]
 
 @pytest.fixture
 def first(waiters: WaiterPool) -> Node:
-    """The first node for `x`."""
     node = waiters.node_for(("x",))
     assert node is not None
     return node

@@ -46,7 +46,6 @@ MODES = {on_conflict: mode(on_conflict) for on_conflict in ("requeue", "skip", "
 @app.task(bind=True)
 @locked("copies:{name}", wait=30, on_conflict="requeue")
 def wait(self: Task, name: str, how: str = "succeed") -> int:
-    """Waits in its slot."""
     return work(self, name, how)
 
 
