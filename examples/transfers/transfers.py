@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from celery import Celery
+from patient import PatientTask  # type: ignore[import-not-found]  # beside this file
 from sqlalchemy import CheckConstraint, Engine, create_engine
 from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 IDLE_MS = os.environ.get("TRANSFERS_IDLE_MS", "5000")
 """About the TTL of the lock: then PostgreSQL ends the transaction of a frozen worker, and the next worker goes on."""
 
-app = Celery("transfers", task_cls="patient:PatientTask")
+app = Celery("transfers", task_cls=PatientTask)
 app.config_from_object("celeryconfig")
 
 

@@ -22,7 +22,6 @@ def environment(pg_address: str, nodes: Cluster) -> Iterator[dict[str, str]]:
     with psycopg.connect(pg_address, autocommit=True) as connection:
         connection.execute("CREATE DATABASE transfers")
         yield {
-            "DJANGO_SETTINGS_MODULE": "ledger.settings",
             "REDLOCK_NODES": ",".join(nodes.urls),
             "REDLOCK_NODE_TIMEOUT": PATIENT,
             "PGHOST": pg_address.partition("host=")[2],
@@ -50,8 +49,12 @@ def create_tables() -> None:
 def transfers(kind: str, environment: dict[str, str]) -> object:
     """The answers of five deliveries, the balances at the end, and the resources of the leases."""
     os.environ.update(environment)
-    sys.path.insert(0, str(ROOT / "examples" / "transfers"))
+    folder = ROOT / "examples" / "transfers"
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
     example: Any = importlib.import_module(kind)
+    # The program `celery` has the folder on its path only while it imports the app.
+    sys.path.remove(str(folder))
     if kind == "ledger.tasks":
         create_tables()
     example.open_accounts({"ann": 100, "bob": 0})

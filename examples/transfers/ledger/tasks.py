@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import django
 from celery import Celery
+from patient import PatientTask
 
 from redlock import LockLost
 from redlock.celery import current_lease, locked
@@ -28,7 +29,7 @@ from django.db import InternalError, OperationalError  # noqa: E402 - Django is 
 
 from ledger.models import Account, Transfer  # noqa: E402 - as above
 
-app = Celery("ledger", task_cls="patient:PatientTask")
+app = Celery("ledger", task_cls=PatientTask)
 app.config_from_object("celeryconfig")
 
 
