@@ -31,7 +31,7 @@ class _Permit:
 class _PermitQueue:
     """The permit while the mutex is free."""
 
-    __slots__ = ("_successors", "free", "watched")
+    __slots__ = ("__weakref__", "_successors", "free", "watched")
 
     def __init__(self) -> None:
         permit = _Permit()
@@ -84,6 +84,8 @@ class Mutex:
         until = monotonic() + seconds if seconds > 0 else 0.0
         while True:
             permits = self._permits
+            # Wakes this thread if the permit is dropped: an exception can strike another thread that has just woken.
+            _waker = weakref.ref(permits.watched() or permits, permits.free.put) if seconds > 0 else None
             if permits.watched() is not None:
                 try:
                     permit = permits.free.get(timeout=seconds) if seconds > 0 else permits.free.get_nowait()

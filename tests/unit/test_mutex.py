@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,45 @@ def test_an_interrupted_turn_after_a_dropped_one_is_free(seconds: float) -> None
                 Tracer(number).run(use)
         turns = [mutex.turn(), mutex.turn()]
         assert [one is not None for one in turns] == [True, False], number
+
+
+class Dropping:
+    """The queue of a permit that is dropped when a second thread waits."""
+
+    def __init__(self, mutex: Mutex) -> None:
+        self._turns, self._free = [taken(mutex)], mutex._permits.free
+        self.is_awaited = threading.Event()
+        self.put, self.get_nowait = self._free.put, self._free.get_nowait
+
+    def get(self, timeout: float) -> object:
+        """Wait for the permit."""
+        if self.is_awaited.is_set():
+            self._turns.clear()
+        self.is_awaited.set()
+        return self._free.get(timeout=timeout)
+
+
+def test_an_interrupted_wait_lets_the_others_wake() -> None:
+    def strike(number: int) -> Tracer:
+        mutex, tracer = Mutex(), Tracer(number)
+        permits: Any = mutex._permits
+        permits.free = queue = Dropping(mutex)
+
+        def first() -> None:
+            with suppress(Interrupted):
+                tracer.run(lambda: mutex.turn(100.0))
+            # Also after an exception before the wait.
+            queue.is_awaited.set()
+
+        thread = threading.Thread(target=first, daemon=True)
+        thread.start()
+        assert queue.is_awaited.wait(100)
+        assert mutex.turn(30.0), f"no other thread wakes after {tracer.struck}"
+        thread.join(100)
+        return tracer
+
+    for number in range(len(strike(-1).places)):
+        strike(number)
 
 
 def test_a_generator_that_the_collector_ends_returns_no_permit() -> None:
