@@ -258,6 +258,7 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
 
 def _requeue(stale: Stale, policy: Policy, delivery: Delivery) -> None:
     """Requeue a run whose write the store refused. Waits until the broker takes the message."""
+    delivery.since = time.time()  # the time of the body is no wait
     try:
         while True:
             policy.apply(stale, delivery)

@@ -591,13 +591,16 @@ def test_overtime_without_a_broker_returns_the_message(client: Client, worker: W
 
 
 def test_a_stale_run_goes_back_with_its_first_arguments(client: Client, worker: Worker) -> None:
+    """The time of its body is no wait."""
     order: dict[str, Any] = {"id": 7, "items": ["book"]}
+    now = time.time()
 
     def body() -> None:
         order["items"].append(order.pop("id"))
         raise Stale("x", 7, 8)
 
     with pytest.raises(Retry):
-        worker.run(again(locked("x")(body)), args=[order])
+        worker.run(again(locked("x")(body)), args=[order], headers={SINCE: now - 3_600})
     assert [message["args"] for message in worker.sent] == [[{"id": 7, "items": ["book"]}]]
+    assert worker.sent[0]["headers"][SINCE] >= now
     assert client.given.ends == ["release"]
