@@ -152,7 +152,8 @@ class Lease(LeaseSteps):
         lost = self.is_lost
         outcome = self.release(wait=wait, ends_blocks=ends_blocks)
         if lost or outcome is Outcome.EXPIRED:
-            raise LockLost(self.resource, self._lost or "its time was over before the release")
+            why = "its time was over before" if lost else "a quorum of nodes no longer had it at"
+            raise LockLost(self.resource, self._lost or f"{why} the release")
 
     def _send_release(self, *, wait: bool = True) -> Outcome:
         if wait:
