@@ -57,7 +57,8 @@ class QueuedWaiter:
         self._vain_holder: str | None = None
         self._has_waited = False
         self._began_ms = 0
-        self._node: Node | None = None
+        self._node: Node
+        """Where this waiter has dialled last."""
         self._connected: Any = None
         self._is_reading = False
         self._sent_at = 0.0
@@ -126,7 +127,7 @@ class QueuedWaiter:
             except NODE_ERRORS as exc:
                 left = max(0.0, until - monotonic())
                 # A request that ended with the wait had too little time for a failure.
-                if self._node is not None and (left or not isinstance(exc, NoReply)):
+                if left or not isinstance(exc, NoReply):
                     tell = self._node.mark_down if self._connected is None else self._node.refuse_wait
                     tell(describe_failure(exc, self._node.timeout_ms), now_ms())
                 self._drop()
@@ -135,12 +136,12 @@ class QueuedWaiter:
     def _read(self, keys: list[str], until: float) -> Effects[str]:
         """The key of a wake-up; empty if the blocking read ended without a wake-up."""
         if self._connected is None:
-            self._node = self._pool.node_to_try(self._names, now_ms())
-            left = max(0.0, until - monotonic())
-            if self._node is None:
+            node, left = self._pool.node_to_try(self._names, now_ms()), max(0.0, until - monotonic())
+            if node is None:
                 yield Sleep(left)
                 return ""
-            self._connected = yield Borrow(self._node, left)
+            self._node = node
+            self._connected = yield Borrow(node, left)
             if self._connected is None:
                 return ""
         if not self._is_reading:
@@ -172,10 +173,9 @@ class QueuedWaiter:
     def _return_wake_up(self, until: float) -> Effects[None]:
         """Pass this wake-up on. Unlike `PassOn`, this keeps the connection for the next read."""
         try:
-            if self._connected is not None:
-                deadline = self._deadline(until)
-                yield Send(self._connected, self._pass_on_words(), deadline)
-                refuse((yield Receive(self._connected, deadline)))
+            deadline = self._deadline(until)
+            yield Send(self._connected, self._pass_on_words(), deadline)
+            refuse((yield Receive(self._connected, deadline)))
         except NODE_ERRORS:
             self._drop()
         except BaseException:
@@ -185,12 +185,12 @@ class QueuedWaiter:
 
     def _deadline(self, until: float) -> float:
         """The deadline of a request: in a node timeout, and never beyond the end of the wait."""
-        return min(until, monotonic() + (0.1 if self._node is None else self._node.timeout_ms / 1000))
+        return min(until, monotonic() + self._node.timeout_ms / 1000)
 
     def return_connection(self, *, acquired: bool) -> Effects[None]:
         """Give the connection back. A waiter that stops without the lease passes its wake-up on to the next waiter."""
-        connected, node = self._connected, self._node
-        if connected is None or node is None:
+        connected = self._connected
+        if connected is None:
             return
         try:
             if self._is_reading:
@@ -200,9 +200,9 @@ class QueuedWaiter:
             return
         self._connected = None
         if self.is_woken and not acquired:
-            yield PassOn(node, connected, self._pass_on_words())
+            yield PassOn(self._node, connected, self._pass_on_words())
         else:
-            self._pool.give_back(node, connected)
+            self._pool.give_back(self._node, connected)
 
     def leave(self) -> None:
         """Leave the queue, and close a connection that was not given back."""
