@@ -134,22 +134,6 @@ class ConnectedNodes:
             for one in overdue:
                 self.suspect(one, f"no answer within {self.timeout_ms} ms", now_ms)
 
-    def dial_wait_ms(self, awaited: Sequence[NodeConnection], now_ms: int, until_ms: int) -> int:
-        """See `DialWait`."""
-        late = [one for one in awaited if one.is_dialling]
-        if not late:
-            return 0
-        limit_ms = min(one.dialled_ms for one in late) + self.timeout_ms
-        if sum(one.handle is not None for one in self.all) < self._quorum:
-            # The last node timeout before the deadline is for the round itself.
-            limit_ms = max(limit_ms, until_ms - self.timeout_ms)
-        wait_ms = min(limit_ms, until_ms) - now_ms
-        if wait_ms > 0:
-            return wait_ms
-        for one in late:
-            one.node.mark_down(f"no answer within {self.timeout_ms} ms", now_ms)
-        return 0
-
     def connected(self, connection: NodeConnection, handle: object, run_id: str, fingerprint: str) -> None:
         """A dial has succeeded: `handle` is the driver's socket, on which the rest was read; see `Exchange`."""
         connection.adopt(handle, run_id)
@@ -252,6 +236,22 @@ class DialWait:
         elif late_ms > 1 and not self._was_late:
             self._added_ms += late_ms + min(late_ms, self._state.timeout_ms)
             self._was_late = True
-        left_ms = self._state.dial_wait_ms(self.awaited, now_ms - self._added_ms, self._until_ms)
+        left_ms = self._dials_ms(now_ms - self._added_ms)
         self._wake_ms = now_ms + left_ms
         return left_ms
+
+    def _dials_ms(self, now_ms: int) -> int:
+        state = self._state
+        late = [one for one in self.awaited if one.is_dialling]
+        if not late:
+            return 0
+        limit_ms = min(one.dialled_ms for one in late) + state.timeout_ms
+        if sum(one.handle is not None for one in state.all) < quorum_of(len(state.all)):
+            # The last node timeout before the deadline is for the round itself.
+            limit_ms = max(limit_ms, self._until_ms - state.timeout_ms)
+        wait_ms = min(limit_ms, self._until_ms) - now_ms
+        if wait_ms > 0:
+            return wait_ms
+        for one in late:
+            one.node.mark_down(f"no answer within {state.timeout_ms} ms", now_ms)
+        return 0

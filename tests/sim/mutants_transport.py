@@ -87,7 +87,7 @@ _nodes(
 )
 _nodes.without(
     "an overdue dial is waited for again",
-    'one.node.mark_down(f"no answer within {self.timeout_ms} ms", now_ms)',
+    'one.node.mark_down(f"no answer within {state.timeout_ms} ms", now_ms)',
     f"{UNIT}connected_nodes.py::test_an_overdue_dial_is_waited_for_once",
 )
 _nodes(
@@ -114,7 +114,7 @@ _nodes.without(
 )
 _nodes(
     "without a quorum no round waits for dials",
-    "limit_ms = max(limit_ms, until_ms - self.timeout_ms)",
+    "limit_ms = max(limit_ms, self._until_ms - state.timeout_ms)",
     "pass",
     f"{UNIT}connected_nodes.py::test_without_a_quorum_a_round_waits_for_dials",
 )
