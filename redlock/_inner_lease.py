@@ -29,12 +29,7 @@ class InnerLease(LeaseEntry, Lease):
     _outer: Lease
 
     def acquire(self, acquire_timeout_ms: int | None) -> None:  # noqa: ARG002 - nothing to wait for
-        """Enter the outer lease.
-
-        Raises:
-            LockLost: The outer lease was lost meanwhile.
-            NotHeld: The outer lease was released meanwhile.
-        """
+        """Enter the outer lease. Raises an error if the outer lease was lost or released meanwhile."""
         self._enter()
 
     def extend(self, seconds: float) -> None:

@@ -50,11 +50,7 @@ def start(target: Callable[[], object], name: str) -> threading.Thread:
 
 
 def start_for_application(target: Callable[[], object], name: str) -> threading.Thread:
-    """Start a thread that calls code of the application.
-
-    Raises:
-        NoThread, ConfigurationError: As `start`.
-    """
+    """Start a thread that calls code of the application. Raises the errors of `start`."""
     blocked = getattr(_application, "blocked", None)
     return _started(target if blocked is None else functools.partial(_with_signals, blocked, target), name)
 

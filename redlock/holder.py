@@ -37,20 +37,12 @@ class LockHolder(NamedTuple):
 
 
 def find_holder(context: LockContext, resource: str) -> LockHolder | None:
-    """The holder reported by most nodes, or None unless a quorum reports a holder.
-
-    Raises:
-        QuorumUnavailable: Too few nodes answered.
-    """
+    """See `Redlock.holder`."""
     return holder_of(context.nodes, resource, context.pool.run(protocol.inspect(resource)))
 
 
 def holder_of(nodes: Sequence[Node], resource: str, result: RoundResult) -> LockHolder | None:
-    """The holder by the votes of a round.
-
-    Raises:
-        QuorumUnavailable: Too few nodes answered.
-    """
+    """The holder by the votes of a round. Raises `QuorumUnavailable` if too few nodes answered."""
     if not result.reachable:
         raise failures.unavailable(nodes, resource, result)
     holder = result.holder

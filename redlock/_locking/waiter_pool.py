@@ -130,11 +130,7 @@ class WaiterPool(WaitingConnections["Exchange"]):
         super().__init__(nodes, codec, queues)
 
     def borrow(self, node: Node, seconds: float) -> Exchange | None:
-        """A connection for a wait; None if no connection is ready in this time.
-
-        Raises:
-            UnsuitableNode: The node cannot be reached within the node timeout; the message has the reason.
-        """
+        """A connection for a wait; see `effects.Borrow`."""
         return self.kept_for(node) or self._dial(node, seconds)
 
     @staticmethod

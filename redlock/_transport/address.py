@@ -87,20 +87,12 @@ def label(options: dict[str, Any]) -> str:
 
 
 def has_password(url: str) -> bool:
-    """Whether the address itself holds a password.
-
-    Raises:
-        ConfigurationError: The address is not valid.
-    """
+    """Whether the address itself holds a password. Raises the error of `parse`."""
     return any("password" in name for name in parse(url))
 
 
 def with_credentials(url: str, username: str, password: str) -> str:
-    """The address with this user and password, unless the address has its own password.
-
-    Raises:
-        ConfigurationError: The address is not valid.
-    """
+    """The address with this user and password, unless the address has its own password. Raises the error of `parse`."""
     if not is_utf8(username + password):
         raise ConfigurationError("the user name or password for the nodes is no UTF-8 text")
     options = parse(url)
@@ -113,11 +105,7 @@ def with_credentials(url: str, username: str, password: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """The address without user, password, and options that may be secret.
-
-    Raises:
-        ConfigurationError: The address is not valid.
-    """
+    """The address without user, password, and options that may be secret. Raises the error of `parse`."""
     parse(url)
     parts = urlsplit(_with_scheme(url))
     query = [(name, value) for name, value in parse_qsl(parts.query) if _PUBLIC_OPTION.fullmatch(name)]

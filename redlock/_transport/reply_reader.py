@@ -80,11 +80,7 @@ class ReplyReader:
         return replies
 
     def read_first(self, data: bytes) -> tuple[object, bytes]:
-        """The first reply that these bytes complete, or `MORE`, and the bytes behind that reply.
-
-        Raises:
-            UnreadableReply: As `read`.
-        """
+        """The first reply that these bytes complete, or `MORE`, and the bytes behind that reply; see `read`."""
         self._bytes += data
         reply, rest = self._next(), b""
         if reply is not MORE:

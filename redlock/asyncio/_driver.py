@@ -1,9 +1,6 @@
 """The acquire driver for asyncio: performs the effects of the acquire loop in the running task.
 
-`Lock.__aenter__` makes a `Lease`, and `Lease.acquire` gives the generator of `_locking/acquisition.py` to this driver.
-An attempt yields `TakeConnections` and then a round or two, which `LoopConnections.ask` in `_transport/asyncio.py`
-performs; the effects of a wait follow a refusal. When an attempt is won, the generator calls `Lease._accept_grant`, and
-the caller has the lease.
+An acquire goes the way of `_locking/driver.py`. `LoopConnections.ask` in `_transport/asyncio.py` performs its rounds.
 
 Invariants:
 1. A cancellation is thrown into the generator, which undoes its attempt and leaves its queue. None of the effects that

@@ -28,12 +28,7 @@ class InnerLease(LeaseEntry, Lease):
         return self._has_ended_outer and self._outer._is_releasing
 
     async def acquire(self, acquire_timeout_ms: int | None) -> None:  # noqa: ARG002 - nothing to wait for
-        """Enter the outer lease.
-
-        Raises:
-            LockLost: The outer lease was lost meanwhile.
-            NotHeld: The outer lease was released meanwhile.
-        """
+        """Enter the outer lease. Raises an error if the outer lease was lost or released meanwhile."""
         self._enter()
 
     async def extend(self, seconds: float) -> None:

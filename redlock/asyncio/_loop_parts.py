@@ -122,11 +122,7 @@ class LoopContext(ClientContext):
             return parts
 
     async def holder(self, resource: str) -> LockHolder | None:
-        """The holder reported by most nodes, or None unless a quorum reports a holder.
-
-        Raises:
-            QuorumUnavailable: Too few nodes answered.
-        """
+        """See `Redlock.holder`."""
         return holder_of(self.nodes, resource, await self.parts().connections.run(protocol.inspect(resource)))
 
     async def close(self, seconds: float | None = None) -> None:

@@ -55,11 +55,7 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
         return names in self._attempts or held_leases.is_held_here(self._client, names) or super().expects_others(names)
 
     async def borrow(self, node: Node, seconds: float) -> LoopExchange | None:
-        """A connection for a wait; None if no connection is ready in this time.
-
-        Raises:
-            UnsuitableNode: The node cannot be reached within the node timeout; the message has the reason.
-        """
+        """A connection for a wait; see `effects.Borrow`."""
         while (kept := self.kept_for(node)) is not None:
             if kept.is_open:
                 return kept

@@ -1,12 +1,8 @@
 """`Lock` for asyncio, with the conventions of `redis.asyncio.lock`.
 
-Rules where a lock on several nodes differs:
-1. A lease always has a TTL, because a dead holder must not keep the lock for ever.
-2. `extend` adds to the remaining time that this client knows, because each node has another remaining time. `extend`
-   never shortens the lease.
-3. `locked()` is true if a quorum of nodes reports a holder. `owned()` checks the own deadline first.
-4. `async with` gives the lease, and raises `LockContended` where redis-py raises `LockError`.
-5. Each attempt has its own owner token, so `acquire` takes no `token`.
+Rules where a lock on several nodes differs, beside the first three of `redlock.lock`:
+1. `async with` gives the lease, and raises `LockContended` where redis-py raises `LockError`.
+2. Each attempt has its own owner token, so `acquire` takes no `token`.
 
 As with redis-py, a `Lock` object is held by the code that has the object, not by a task: any task of its event loop may
 release the lock.
