@@ -2,7 +2,8 @@
 
 Invariants:
 1. A copy stores no state of its own. Celery stores STARTED before a body runs. So a final state is read before that
-   and restored afterwards.
+   and restored afterwards. A failure that is stored in between is lost, and the copy runs: a backend has no command
+   that reads and writes.
 2. If the state can't be read, the copy runs: Celery delivers a message at least once.
 """
 
