@@ -266,28 +266,20 @@ def threads() -> list[str]:
     return [name for name in names if name.startswith(("redlock-status", "redlock-resolve", "redlock-handshake"))]
 
 
-@pytest.mark.parametrize("options", [{"blocking": False}, {"blocking_timeout": 3.0}], ids=str)
-def test_connections_that_a_firewall_forgot_are_dialled_anew(nodes: Cluster, options: dict[str, float]) -> None:
-    with proxies(nodes.servers) as links, client_of([link.url for link in links]) as client:
-        with client.lock("x"):
-            pass
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda client: client.lock("y").acquire(blocking=False),
+        lambda client: client.lock("y").acquire(blocking_timeout=3.0),
+        lambda client: client.holder("x"),
+    ],
+    ids=["one try", "a wait", "a question"],
+)
+def test_connections_that_a_firewall_forgot_are_dialled_anew(nodes: Cluster, work: Callable[[Redlock], object]) -> None:
+    with proxies(nodes.servers) as links, client_of([link.url for link in links]) as client, client.lock("x"):
         for link in links:
             link.drop_connections()
-
-        assert client.lock("x").acquire(**options)  # type: ignore[arg-type]  # bool or float
-
-
-def test_a_question_over_forgotten_connections_is_asked_again(nodes: Cluster) -> None:
-    with (
-        proxies(nodes.servers) as links,
-        client_of([link.url for link in links]) as client,
-        client.lock("x"),
-    ):
-        for link in links:
-            link.drop_connections()
-        holder = client.holder("x")
-
-    assert holder is not None
+        assert work(client)
 
 
 def test_the_local_queue_goes_on_where_the_waiting_node_drips(nodes: Cluster) -> None:

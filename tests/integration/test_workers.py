@@ -76,11 +76,6 @@ def test_the_same_body_without_the_lock_loses_updates(fixture: WorkerFixture) ->
     assert 0 < fixture.counter("unlocked") < 20
 
 
-def test_counters_of_different_names_do_not_wait_for_each_other(fixture: WorkerFixture, client: Redlock) -> None:
-    with client.lock("counter:busy"):
-        assert fixture.result(*fixture.increment("idle"))["value"] == 1
-
-
 def test_a_task_that_had_to_wait_says_for_how_long(
     fixture: WorkerFixture, client: Redlock, shared_worker: Worker
 ) -> None:

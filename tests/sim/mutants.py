@@ -57,7 +57,7 @@ _tally(
     "a tie is never decided",
     "return granted >= quorum or granted + unanswered < quorum",
     "return granted == quorum or granted + unanswered < quorum - 1",
-    f"{UNIT}votes.py::test_a_tie_between_two_clients_is_a_decision",
+    f"{UNIT}votes.py::test_a_round_is_decided_once_no_vote_can_change_its_result",
 )
 _protocol(
     "an old proposal counts",

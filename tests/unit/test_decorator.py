@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from celery import Celery, shared_task
 
-from redlock import ConfigurationError, NotHeld
+from redlock import ConfigurationError
 from redlock.admin.visibility_timeout import is_locked
-from redlock.celery import current_lease, decorator, locked, pools, worker_start
+from redlock.celery import decorator, locked, pools, worker_start
 from redlock.celery.decorator import _max_hold_ms
 from tests.unit.locked_tasks import called_class
 
@@ -138,15 +138,6 @@ def test_above_what_is_no_plain_function_it_is_refused(function: Any, said: str)
 def test_an_option_that_cannot_work_is_refused_at_import(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         locked("x", **options)
-
-
-def test_zero_is_legal_where_it_means_something() -> None:
-    locked("x", wait=0, max_requeues=0)
-
-
-def test_outside_of_a_task_there_is_no_current_lease() -> None:
-    with pytest.raises(NotHeld):
-        current_lease()
 
 
 def limited(message: float | None, own: float | None) -> Any:  # noqa: ANN401 - Celery is untyped

@@ -171,11 +171,6 @@ def test_user_and_password_can_lie_in_files(tmp_path: Path) -> None:
         assert "the password" not in repr(settings)
 
 
-def test_only_nodes_may_be_a_list() -> None:
-    with pytest.raises(ConfigurationError, match="redlock_prefix"):
-        read(Settings, {"redlock_prefix": ["a", "b"]}, "redlock_")
-
-
 @pytest.mark.parametrize(
     ("name", "hint"), [("REDLOCK_TTTL", "did you mean REDLOCK_TTL?"), ("REDLOCK_QQQQQQQQQQ", "the settings are")]
 )
@@ -190,6 +185,8 @@ def test_a_setting_of_the_wrong_type_is_refused_by_name() -> None:
         read(Settings, {"REDLOCK_TTL": "soon"}, "REDLOCK_")
     with pytest.raises(ConfigurationError, match="redlock_prefix is int 5; it must be text"):
         read(Settings, {"redlock_prefix": 5}, "redlock_")
+    with pytest.raises(ConfigurationError, match="redlock_prefix"):
+        read(Settings, {"redlock_prefix": ["only nodes", "may be a list"]}, "redlock_")
 
 
 @pytest.mark.parametrize("name", ["metrics_file", "heartbeat_file"])
@@ -233,7 +230,7 @@ def test_an_unreadable_file_and_a_second_value_are_refused(tmp_path: Path) -> No
         read(Settings, {"REDLOCK_NODE_FILE": "f"}, "REDLOCK_")
 
 
-def test_celerys_configuration_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_fills_gaps_in_celerys_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDLOCK_TTL", "2")
     monkeypatch.setenv("REDLOCK_NODES", "e:1,e:2,e:3")
     app = Celery(set_as_current=False)
@@ -242,11 +239,6 @@ def test_celerys_configuration_wins_over_the_environment(monkeypatch: pytest.Mon
     assert [node.label for node in client._context.pool.nodes] == ["a:1", "b:1", "c:1"]
     assert client._ttl_ms == 2_000
     assert client_for(app) is client
-
-
-def test_the_environment_fills_gaps_in_celerys_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDLOCK_TTL", "2")
-    assert client_for(Celery(set_as_current=False))._ttl_ms == 2_000
 
 
 def test_two_apps_have_clients_of_their_own() -> None:

@@ -186,11 +186,6 @@ def test_an_address_that_is_no_text_is_pointed_at(nodes: object) -> None:
     assert "int" in str(caught.value) or "None" in str(caught.value)
 
 
-def test_nodes_may_be_one_text_with_commas() -> None:
-    client = Redlock("redis://a:1, redis://b:2,redis://c:3")
-    assert [node.label for node in client._context.pool.nodes] == ["a:1", "b:2", "c:3"]
-
-
 @pytest.mark.parametrize(
     ("count", "said"), [(1, "no failure is tolerated"), (2, "0 failures"), (4, "1 failure,"), (6, "2 failures")]
 )

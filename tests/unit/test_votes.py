@@ -67,13 +67,6 @@ def test_a_round_that_every_node_has_answered_is_counted() -> None:
     assert not is_counted(2, 2, 1, quorum_of(5))
 
 
-@pytest.mark.parametrize("nodes", [2, 4, 6, 8])
-def test_a_tie_between_two_clients_is_a_decision(nodes: int) -> None:
-    half = nodes // 2
-    assert is_decided(half, 0, quorum_of(nodes))
-    assert not round_result(*[granted()] * half, *[denied()] * half).won
-
-
 def test_two_clients_never_win_the_same_nodes() -> None:
     for nodes in range(1, 10):
         for ours in range(nodes + 1):
@@ -82,12 +75,7 @@ def test_two_clients_never_win_the_same_nodes() -> None:
             assert not (mine.won and theirs.won)
 
 
-@pytest.mark.parametrize(("ttl_ms", "drift"), [(0, 2), (1, 3), (100, 3), (101, 4), (5_000, 52), (10_000, 102)])
-def test_drift_is_one_percent_and_two_milliseconds_rounded_up(ttl_ms: int, drift: int) -> None:
-    assert drift_ms(ttl_ms) == drift
-
-
-def test_drift_is_rounded_up_by_less_than_a_millisecond() -> None:
+def test_drift_is_one_percent_and_two_milliseconds_rounded_up() -> None:
     for ttl_ms in range(10_001):
         exact = Fraction(ttl_ms, 100) + 2
         assert exact <= drift_ms(ttl_ms) < exact + 1
