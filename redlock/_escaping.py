@@ -73,12 +73,12 @@ def statement(text: str, most: int) -> str:
 def bounded_label(text: str) -> str:
     """An owner label as nodes store it: escaped, and at most `LONGEST_LABEL` characters."""
     # Escaping can make a text ten times as long, so the text is cut first.
-    if len(text) > LONGEST_LABEL:
-        text = f"{text[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{text[-_LABEL_TAIL:]}"
-    label = escape_blanks(escape(text))
-    if len(label) > LONGEST_LABEL:
-        label = f"{label[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{label[-_LABEL_TAIL:]}"
-    return label
+    label = escape_blanks(escape(text if len(text) <= LONGEST_LABEL else _without_middle(text)))
+    return label if len(label) <= LONGEST_LABEL else _without_middle(label)
+
+
+def _without_middle(text: str) -> str:
+    return f"{text[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{text[-_LABEL_TAIL:]}"
 
 
 def _escaped(character: str) -> str:
