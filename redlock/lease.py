@@ -23,6 +23,7 @@ from redlock._locking import held_leases
 from redlock._locking.acquisition import Acquisition
 from redlock._locking.driver import ThreadsDriver
 from redlock._locking.lease_steps import LeaseSteps
+from redlock._transport.connections import RELEASE_MS
 from redlock._transport.pool import AllInUse
 from redlock.errors import ConfigurationError, LockLost, NotHeld, NoThread
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from redlock._core.votes import Grant
     from redlock._locking.context import LockContext
     from redlock._transport.threads import ConnectionSet
-
-_RELEASE_SECONDS = 0.08
 
 
 class Lease(LeaseSteps):
@@ -131,7 +130,7 @@ class Lease(LeaseSteps):
             return Outcome.STILL_HELD
         self._is_leaving = True
         held_leases.remove(self)
-        turn = self._mutex.turn(_RELEASE_SECONDS)
+        turn = self._mutex.turn(RELEASE_MS / 1000)
         if turn is None:
             return Outcome.UNKNOWN
         with turn:

@@ -23,7 +23,8 @@ from redlock._transport.socket_errors import ConnectionFailed, NoReply, reason_o
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_READ_BYTES = 16_384
+READ_BYTES = 16_384
+"""The largest piece that TLS decrypts: no data stays in a buffer that `poll` does not see."""
 
 D = TypeVar("D")
 R = TypeVar("R")
@@ -85,7 +86,7 @@ class Exchange:
             UnreadableReply: The bytes are not a valid reply.
         """
         while not self._replies:
-            data = self._when_ready(self.sock.recv, _READ_BYTES, until)
+            data = self._when_ready(self.sock.recv, READ_BYTES, until)
             if not data:
                 raise ConnectionFailed("the node closed the connection")
             self._replies.extend(self._reader.read(data))
@@ -120,7 +121,7 @@ class Exchange:
     def await_end(self, until: float) -> None:
         """After `end_sending`, wait by the deadline until the node has read all commands and ends the connection."""
         with suppress(ConnectionFailed, NoReply):
-            while self._when_ready(self.sock.recv, _READ_BYTES, until) and time.monotonic() < until:
+            while self._when_ready(self.sock.recv, READ_BYTES, until) and time.monotonic() < until:
                 pass
 
     def close(self) -> None:

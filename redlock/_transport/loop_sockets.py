@@ -18,9 +18,9 @@ from contextvars import Context
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
+from redlock._transport.exchange import READ_BYTES
 from redlock._transport.node import PendingConnection
 from redlock._transport.socket_errors import NOT_NOW, reason_of
-from redlock._transport.sockets import READ_BYTES
 
 if TYPE_CHECKING:
     import asyncio

@@ -133,7 +133,7 @@ class Node(NodeHealth):
         greeted = {name: options.pop(name) for name in _GREETING_OPTIONS if name in options}
         name = str(greeted.get("client_name") or "")
         self._naming = [pack("CLIENT", "SETNAME", name)] if name else []
-        self._greeting = _greeting(**{option: value for option, value in greeted.items() if option != "client_name"})
+        self._greeting = _greeting(greeted.get("username"), greeted.get("password", ""), greeted.get("db"))
         self._introduction = (*_INFO, pack("HMGET", prefix + codec.RECORD, "run_id", "fingerprint"))
         options = (
             options
@@ -207,14 +207,14 @@ _GREETING_OPTIONS = ("username", "password", "client_name", "db")
 _INFO = (pack("INFO", "server"), pack("INFO", "replication"))
 
 
-def _greeting(username: str = "", password: str = "", db: int = 0) -> list[bytes]:
+def _greeting(username: str | None, password: str, db: int | None) -> list[bytes]:
     """The first commands of a connection, which go out in the same piece as the introduction."""
-    words: list[tuple[str, ...]] = []
+    commands = []
     if username or password:
-        words.append(("AUTH", *([username] if username else []), password))
+        commands.append(pack("AUTH", *([username] if username else []), password))
     if db:
-        words.append(("SELECT", str(db)))
-    return [pack(*command) for command in words]
+        commands.append(pack("SELECT", str(db)))
+    return commands
 
 
 def _check_answers(answers: Sequence[object], greeted: int) -> tuple[str, str]:

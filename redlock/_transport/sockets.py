@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
+from redlock._transport.exchange import READ_BYTES
 from redlock._transport.node import PendingConnection
 from redlock._transport.readiness import READABLE, Readiness
 from redlock._transport.socket_errors import NOT_NOW, reason_of
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from redlock._transport.connections import NodeConnections
     from redlock._transport.exchange import Exchange
     from redlock._transport.node import Node
-
-READ_BYTES = 16_384
-"""The largest piece that TLS decrypts: no data stays in a buffer that `poll` does not see."""
 
 
 class Sockets:
