@@ -8,19 +8,20 @@ Rules where a lock on several nodes differs:
 4. `release` forgets the owner token once the outcome is known, not before.
 
 By default each thread has separate leases, as with redis-py: a failed attempt of one thread never overwrites the token
-of another thread. With `thread_local=False` all threads share the leases.
+of another thread. With `thread_local=False` all threads share the leases. A generator can end its block in any thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from redlock._core import protocol
 from redlock._inner_lease import new_lease
-from redlock._locking import lock_leases, misuse
+from redlock._locking import held_leases, lock_leases, misuse
 from redlock.errors import LockContended, NotHeld, RedlockError
 from redlock.holder import find_holder
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from redlock._locking.context import LockContext
     from redlock._locking.options import LockOptions
     from redlock.lease import Lease
+
+_order = itertools.count()
 
 
 class Lock:
@@ -58,6 +61,8 @@ class Lock:
         self._context = context
         self._options = options
         self._local: Any = threading.local() if options.thread_local else SimpleNamespace(leases=[])
+        self._in_generators: list[Lease] = []
+        """With `thread_local`, the leases of blocks in generators: another thread can run the end of such a block."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(misuse.NO_COPY_OF_LOCK)
@@ -116,15 +121,18 @@ class Lock:
         forever = acquire_timeout_ms is None
         lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)
         lease._caller = lock_leases.Caller.of_block(2) if is_block else lock_leases.Caller.of_acquire()
+        if options.thread_local and lease._caller.frame is not None:
+            lease._thread = held_leases.thread()
         return lease, acquire_timeout_ms
 
     def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
         lease.acquire(acquire_timeout_ms)
-        lock_leases.add(self._leases, lease)
+        lease._order = next(_order)
+        lock_leases.add(self._leases, lease, self._list_of(lease))
 
     def _drop(self, lease: Lease) -> None:
         """After an exception: release the lease, which would be renewed without an owner."""
-        lock_leases.remove(self._leases, lease)
+        lock_leases.remove(self._list_of(lease), lease)
         if lease.is_held:
             with contextlib.suppress(RedlockError):
                 lease.release()
@@ -140,6 +148,18 @@ class Lock:
             leases = self._local.leases = []
         return leases
 
+    def _list_of(self, lease: Lease) -> list[Lease]:
+        """The list for this lease."""
+        return self._leases if lease._thread is None else self._in_generators
+
+    def _known(self, frame: object = None) -> list[Lease]:
+        """The leases of this thread, and those of this generator, in the order of their acquisition."""
+        if not self._in_generators:
+            return self._leases
+        thread, in_generators = held_leases.thread(), self._in_generators.copy()
+        known = [one for one in in_generators if one._thread is thread or (frame and one._caller.frame == frame)]
+        return sorted([*self._leases, *known], key=lambda lease: lease._order)
+
     @property
     def lease(self) -> Lease:
         """The lease that this thread holds: `.fence`, `.remaining()`, `.ensure_valid()`.
@@ -152,7 +172,7 @@ class Lock:
         return self._last()
 
     def _last(self, *, acquired_first: bool = False) -> Lease:
-        lease = lock_leases.of_call(self._leases, lambda lease: lease.is_held, acquired_first=acquired_first)
+        lease = lock_leases.of_call(self._known(), lambda lease: lease.is_held, acquired_first=acquired_first)
         if lease is None:
             raise self._not_held()
         return lease
@@ -257,11 +277,11 @@ class Lock:
             NotHeld: The body has released the lock, and did not raise.
         """
         try:
-            leases = self._leases
-            lease = lock_leases.of_block(leases, lock_leases.Caller.of_block(1))
+            caller = lock_leases.Caller.of_block(1)
+            lease = lock_leases.of_block(self._known(caller.frame), caller)
             if lease is not None:
                 # Before the release, as above.
-                lock_leases.remove(leases, lease)
+                lock_leases.remove(self._list_of(lease), lease)
             if lease is None or lease._is_released:
                 raise self._not_held()
             lease.close(wait=self._options.wait_for_release)

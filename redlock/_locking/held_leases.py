@@ -60,12 +60,17 @@ class _Thread:
 
 
 def owner() -> object:
-    """The running asyncio task; without a task the thread, or the greenlet if threads are greenlets."""
+    """The running asyncio task; without a task the thread."""
+    if _get_running_loop() is not None and (task := current_task()) is not None:
+        return task
+    return thread()
+
+
+def thread() -> object:
+    """The running thread, or the greenlet if threads are greenlets."""
     global _thread  # noqa: PLW0603 - gevent or eventlet can replace the class after this import
     if not isinstance(_thread, threading.local):
         _thread = threading.local()
-    if _get_running_loop() is not None and (task := current_task()) is not None:
-        return task
     try:
         return _thread.owner
     except AttributeError:

@@ -45,6 +45,10 @@ class LeaseSteps:
     """Milliseconds from the start of the acquisition, or the first delivery of its task, to the lease."""
     _caller: Caller
     """Of a lease of a `Lock`: the code that acquires the lease."""
+    _thread: object = None
+    """Of a block in a generator, for a `Lock` with `thread_local`: the thread that entered."""
+    _order = 0
+    """The number of the lease among the leases of all `Lock` objects."""
     _holding: held_leases.Holding | None = None
     """The thread, greenlet or task that has acquired the lease, and the context."""
     _is_released = False

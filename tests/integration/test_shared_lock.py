@@ -120,12 +120,14 @@ def test_each_generator_of_a_thread_ends_its_own_block(client: Redlock, thread_l
     assert next(second, None) is None
 
 
-def test_a_generator_can_end_its_block_in_another_thread(shared: Cluster, client: Redlock) -> None:
+@pytest.mark.parametrize("thread_local", [True, False])
+def test_a_generator_can_end_its_block_in_another_thread(shared: Cluster, client: Redlock, thread_local: bool) -> None:
     """As the dependencies of a web framework: that thread has a block of its own by then."""
-    lock = client.lock(NAME, renew=False, thread_local=False)
+    lock = client.lock(NAME, renew=False, thread_local=thread_local)
     first, second = block(lock), block(lock)
     with ThreadPoolExecutor(1) as other:
         next(first)
+        assert other.submit(lock.owned).result(30) is not thread_local
         run_out(shared.servers, NAME)
         lease = other.submit(next, second).result(30)
         with pytest.raises(LockLost):
@@ -133,6 +135,19 @@ def test_a_generator_can_end_its_block_in_another_thread(shared: Cluster, client
     assert lease.is_held
     assert next(second, None) is None
     assert is_free(shared.servers, NAME)
+
+
+@pytest.mark.parametrize("is_block_last", [True, False])
+def test_a_call_means_the_lease_that_was_acquired_last(client: Redlock, is_block_last: bool) -> None:
+    lock = client.lock(NAME, reentrant=True)
+    generator = block(lock)
+    acquires: list[Callable[[], object]] = [lock.acquire, lambda: next(generator)]
+    for acquire in acquires if is_block_last else reversed(acquires):
+        acquire()
+    assert lock.lease._is_block is is_block_last
+    lock.release()
+    assert lock.lease._is_block
+    assert next(generator, None) is None
 
 
 def test_another_thread_can_end_a_plain_block(shared: Cluster, client: Redlock) -> None:
