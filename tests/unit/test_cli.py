@@ -37,11 +37,6 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
     return refused
 
 
-@pytest.mark.parametrize("retries", ["many", "", "3.0"])
-def test_retries_must_be_a_whole_number(refusal: Refusal, retries: str) -> None:
-    assert refusal("simulate", "--retries", retries, "--resource", "")
-
-
 @pytest.mark.parametrize("words", [["simulate", "--retries=--"], ["run", "--ttl=--", "r"], ["status", "--nodes=--"]])
 def test_two_dashes_are_no_value_of_an_option(words: list[str]) -> None:
     """Versions of Python differ in their message."""
@@ -108,6 +103,9 @@ def test_an_error_shows_no_control_character(capsys: pytest.CaptureFixture[str],
         (["simulate", "--delays", "0,soon"], "delays is '0,soon'"),
         (["simulate", "--delays", ""], "delays is ''"),
         (["simulate", "--delays", "-1"], "delays is -1.0"),
+        (["simulate", "--retries", "many"], "--retries is 'many'; it must be a number"),
+        (["simulate", "--retries", ""], "--retries is ''; it must be a number"),
+        (["simulate", "--retries", "3.0", "--resource", ""], "resource name is empty"),
         (["simulate", "--retries", "1.5"], "retries is 1.5"),
         (["simulate", "--retries", "-1"], "retries is -1"),
         (["simulate", "--retries", "inf"], "retries is inf"),

@@ -109,11 +109,8 @@ def test_an_excerpt_of_a_short_text_is_the_text() -> None:
     assert excerpt("\x1b\x1b\x1b", 10) == "\\x1b\\x1..."
 
 
-def test_blanks_in_an_excerpt_reach_no_edge_of_a_terminal() -> None:
+def test_blanks_reach_no_edge_of_a_terminal() -> None:
     assert excerpt("no vote" + 3 * " " + "lock1: votes", 40) == r"no vote \x20\x20lock1: votes"
-
-
-def test_blanks_in_a_label_reach_no_edge_of_a_terminal() -> None:
     assert bounded_label("task" + 3 * " " + "lock1: votes@h") == r"task \x20\x20lock1: votes@h"
 
 
