@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from redlock._transport import codec
-from tests.faults.cluster_fixture import APPS, TTL, ClusterFixture
+from tests.faults.cluster_fixture import APPS, TTL
 from tests.faults.fault_injector import KINDS, NEEDS_CLOCKS, FaultInjector
 from tests.faults.plan import Fault
 from tests.faults.soak import Run, settings_for, staffed
-from tests.integration.tools import eventually, raw
+from tests.integration.tools import eventually, scripts_run
 
 WRITE = codec.Script.load("write").sha
 BRIEF = "store killed"
@@ -65,23 +65,17 @@ def test_a_write_delayed_past_its_lease_is_refused(injector: FaultInjector) -> N
         others = [fixture.play("counting.add", "held", queue="direct") for _ in range(3)]
         eventually(lambda: all(fixture.applied(op) for op in others), "the others' writes", every=0.1)
         assert not fixture.applied(late)
-        asked = calls(fixture)
+        asked = scripts_run(fixture.store_server)
     finally:
         link.lets_through = bool
         link.restore()
 
-    eventually(lambda: calls(fixture) > asked, "the arrival of the late write")
+    eventually(lambda: scripts_run(fixture.store_server) > asked, "the arrival of the late write")
     eventually(lambda: fixture.applied(late), "the operation, done again", every=0.1)
     fixture.settle()
     assert fixture.violations(keeps=True) == []
     (written,) = [write for write in fixture.accepted().writes if write.identity == late]
     assert written.value == 4, "the late write was accepted in the end, from a new section"
-
-
-def calls(fixture: ClusterFixture) -> int:
-    """How many scripts the store has run."""
-    with raw(fixture.store_server) as redis:
-        return int(redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
 
 
 def test_copies_of_one_task_that_overlap_count_once(injector: FaultInjector) -> None:

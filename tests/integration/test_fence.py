@@ -16,7 +16,7 @@ from redlock import QuorumUnavailable, Redlock, RedlockError
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
 from redlock.testing.redis_server import Cluster, Server
-from tests.integration.tools import ROOT, client_of, eventually, frozen, holders, is_free, kill_all, raw, raws
+from tests.integration.tools import ROOT, client_of, eventually, fences, frozen, holders, is_free, kill_all, raw
 from tests.proxy import proxies, unchanged
 
 NAME = "device:3"
@@ -32,10 +32,6 @@ def set_fences(nodes: Cluster, fences: Sequence[int]) -> None:
     for server, fence in zip(nodes.servers, fences, strict=True):
         with raw(server) as redis:
             redis.set(codec.fence_key(NAME), fence)
-
-
-def fences_of(servers: Sequence[Server]) -> list[int]:
-    return [int(redis.get(codec.fence_key(NAME)) or 0) for redis in raws(servers)]
 
 
 def taken(client: Redlock) -> tuple[int, int]:
@@ -119,7 +115,7 @@ def test_unequal_fences_need_a_second_round_and_a_larger_token(
 
     assert rounds == 2
     assert fence > soon + max(ahead)
-    assert fences_of(nodes.servers[:3]) == [fence] * 3
+    assert fences(nodes.servers[:3], NAME) == [fence] * 3
 
 
 def test_equal_fences_ahead_of_the_clock_need_one_round(nodes: Cluster, client: Redlock) -> None:
@@ -133,7 +129,7 @@ def test_a_second_round_stores_the_token_before_the_lease(nodes: Cluster, client
     set_fences(nodes, [now_us() + 100_000_000 * one for one in (5, 4, 3, 2, 1)])
 
     with client.lock(NAME) as lease:
-        assert sum(fence == lease.fence for fence in fences_of(nodes.servers)) >= 3
+        assert sum(fence == lease.fence for fence in fences(nodes.servers, NAME)) >= 3
 
 
 def test_any_three_nodes_give_the_next_client_a_larger_token(nodes: Cluster) -> None:
@@ -165,7 +161,7 @@ def test_a_node_with_an_implausible_token_has_no_vote_there(nodes: Cluster, clie
             assert holders([nodes[0], nodes[4]], NAME) == [None] * 2
             eventually(lambda: holders(nodes.servers, "another") == [other.owner] * 5, "all votes for another resource")
             lease.extend(5.0)
-    assert fences_of([nodes[0], nodes[4]]) == [fence] * 2
+    assert fences([nodes[0], nodes[4]], NAME) == [fence] * 2
 
     set_fences(nodes, [fence, fence, fence, 0, 0])
     with pytest.raises(QuorumUnavailable, match=r"more than an hour ahead of its clock.*repair"):
@@ -178,7 +174,7 @@ def test_a_node_with_an_implausible_token_has_no_vote_there(nodes: Cluster, clie
 def test_an_implausible_token_is_repaired_as_documented(nodes: Cluster) -> None:
     with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
         before, _ = eventually(lambda: taken(client), "a first lease", despite=RedlockError)
-        set_fences(nodes, [FENCE_LIMIT - 1, *fences_of(nodes.servers[1:])])
+        set_fences(nodes, [FENCE_LIMIT - 1, *fences(nodes.servers[1:], NAME)])
         with raw(nodes[0]) as redis:
             redis.flushall()
 
@@ -200,7 +196,7 @@ def test_an_implausible_proposal_is_refused(
     with pytest.raises(QuorumUnavailable, match="more than an hour ahead of its clock; set the clock"):
         client.lock(NAME).acquire(blocking=False)
 
-    assert fences_of(nodes.servers) == [0] * 5
+    assert fences(nodes.servers, NAME) == [0] * 5
     assert holders(nodes.servers, NAME) == [None] * 5
     monkeypatch.undo()
     assert taken(client)[0] <= now_us(), "nothing is left of it in the client"
@@ -220,7 +216,7 @@ def test_a_false_node_reaches_no_other_with_its_tokens(nodes: Cluster) -> None:
                     with client.lock(name, blocking=False) as lease:
                         assert lease.fence <= now_us()
                         assert lease.rounds == 1
-    assert max(fences_of(nodes.servers)) <= now_us()
+    assert max(fences(nodes.servers, NAME)) <= now_us()
 
 
 def test_a_proposal_within_the_hour_is_accepted(
@@ -229,7 +225,7 @@ def test_a_proposal_within_the_hour_is_accepted(
     late = now_us() + 3_500_000_000
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: late)
     assert taken(client) == (late, 1)
-    assert max(fences_of(nodes.servers)) == late
+    assert max(fences(nodes.servers, NAME)) == late
 
 
 def test_a_token_ahead_is_remembered_for_its_resource_alone(nodes: Cluster, client: Redlock) -> None:

@@ -20,6 +20,7 @@ from tests.integration.tools import (
     blocked_clients,
     client_of,
     eventually,
+    fences,
     holders,
     is_free,
     kill_all,
@@ -27,6 +28,7 @@ from tests.integration.tools import (
     raw,
     raws,
     stands_on_all,
+    wake_ups,
 )
 
 NAME = "device:7"
@@ -49,14 +51,6 @@ def release(nodes: Cluster, *arguments: str) -> int:
     return main.main(["release", NAME, "--nodes", ",".join(nodes.urls), *arguments])
 
 
-def fences(nodes: Cluster) -> list[int]:
-    return [int(redis.get(codec.fence_key(NAME)) or 0) for redis in raws(nodes.servers)]
-
-
-def wake_ups(nodes: Cluster) -> list[int]:
-    return [int(redis.llen(codec.wake_key(NAME))) for redis in raws(nodes.servers)]
-
-
 def test_the_old_holder_notices_and_the_next_token_is_larger(
     nodes: Cluster, client: Redlock, admin: Redlock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +61,8 @@ def test_the_old_holder_notices_and_the_next_token_is_larger(
     assert f"held by 'task-1@w1 ({old.owner[:8]})' on 5 of 5 nodes" in said
     assert "finds out at its\nnext renewal" in said
     assert old.owner.partition(":")[0] not in said
-    eventually(lambda: min(fences(nodes)) > old.fence and wake_ups(nodes) == [1] * 5, "the release on all nodes")
+    eventually(lambda: min(fences(nodes.servers, NAME)) > old.fence, "the larger fence on all nodes")
+    eventually(lambda: wake_ups(nodes.servers, NAME) == [1] * 5, "the release on all nodes")
     new = leased(admin, NAME)
     assert new.fence > old.fence + 1, "above what was written when the lock was taken away"
     with pytest.raises(LockLost, match="a quorum of nodes no longer has it"):
@@ -112,11 +107,11 @@ def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Red
         force_release.take_away(admin, shown)
     with client.lock(NAME) as second:
         stands_on_all(nodes.servers, NAME)
-        before = fences(nodes)
+        before = fences(nodes.servers, NAME)
         with pytest.raises(LockContended):
             force_release.take_away(admin, shown)
         assert holders(nodes.servers, NAME) == [second.owner] * 5
-        assert fences(nodes) == before
+        assert fences(nodes.servers, NAME) == before
         second.extend(5.0)
 
 
@@ -170,7 +165,7 @@ def test_a_value_that_no_node_can_compare_is_named(
 def test_a_free_lock_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert release(nodes, "--force", "--yes") == 0
     assert capsys.readouterr().out == f"No client holds {NAME!r}; nothing was changed.\n"
-    assert fences(nodes) == [0] * 5
+    assert fences(nodes.servers, NAME) == [0] * 5
 
 
 def test_a_client_that_disagrees_takes_nothing_away(nodes: Cluster, client: Redlock) -> None:

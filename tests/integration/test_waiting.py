@@ -18,7 +18,7 @@ from redlock._core import backoff as times
 from redlock._locking import wait_queue
 from redlock._transport import codec
 from redlock.celery import client_for, locked
-from redlock.testing.redis_server import Cluster, Server
+from redlock.testing.redis_server import Cluster
 from tests.integration.threads import in_threads, started
 from tests.integration.tools import (
     LASTING,
@@ -30,6 +30,8 @@ from tests.integration.tools import (
     label,
     raw,
     raws,
+    scripts_run,
+    wake_ups,
 )
 
 FAIR = LASTING | {"node_timeout": 60.0}
@@ -41,16 +43,6 @@ def client(nodes: Cluster) -> Iterator[Redlock]:
     """A client whose locks end by a release alone."""
     with client_of(nodes.urls, **LASTING) as redlock:
         yield redlock
-
-
-def wakeups(server: Server, name: str) -> int:
-    with raw(server) as redis:
-        return int(redis.llen(codec.wake_key(name)))
-
-
-def scripts_run(server: Server) -> int:
-    with raw(server) as redis:
-        return int(redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
 def take_and_give_back(lock: Lock) -> None:
@@ -142,11 +134,11 @@ def test_only_a_release_leaves_a_wake_up_on_every_node(nodes: Cluster, client: R
         redis.delete("x")
     with client_of(nodes.urls, **LASTING) as other:
         assert not other.lock("x").acquire(blocking=False)
-    assert [wakeups(server, "x") for server in nodes.servers] == [0] * 5
+    assert wake_ups(nodes.servers, "x") == [0] * 5
     with raw(nodes[0]) as full:
         full.config_set("maxmemory", "1")
         holder.release()
-        eventually(lambda: [wakeups(server, "x") for server in nodes.servers] == [1] * 5, "a wake-up on every node")
+        eventually(lambda: wake_ups(nodes.servers, "x") == [1] * 5, "a wake-up on every node")
         full.delete(codec.wake_key("x"))
         assert full.eval(wait_queue._WAKE.source, 1, codec.wake_key("x"), "1000") == 1, "a wake-up that is passed on"
 
@@ -156,8 +148,8 @@ def test_at_most_one_wake_up_lies_on_a_node_and_it_expires(nodes: Cluster) -> No
         for _ in range(3):
             with client.lock("x"):
                 pass
-        assert max(wakeups(server, "x") for server in nodes.servers) == 1
-        eventually(lambda: not any(wakeups(server, "x") for server in nodes.servers), "the end of the wake-ups")
+        assert max(wake_ups(nodes.servers, "x")) == 1
+        eventually(lambda: not any(wake_ups(nodes.servers, "x")), "the end of the wake-ups")
 
 
 def test_who_only_tries_has_nothing_reserved_for_it(nodes: Cluster, client: Redlock) -> None:

@@ -187,6 +187,22 @@ def is_free(servers: Iterable[Server], *names: str) -> bool:
     return not any(holders(servers, *names))
 
 
+def fences(servers: Iterable[Server], name: str) -> list[int]:
+    """The fence of this lock on each of these servers; 0 without a fence."""
+    return [int(redis.get(codec.fence_key(name)) or 0) for redis in raws(servers)]
+
+
+def wake_ups(servers: Iterable[Server], name: str) -> list[int]:
+    """How many wake-ups of this lock lie on each of these servers."""
+    return [int(redis.llen(codec.wake_key(name))) for redis in raws(servers)]
+
+
+def scripts_run(server: Server) -> int:
+    """How many scripts this server has run."""
+    with raw(server) as redis:
+        return int(redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
 def run_out(servers: Iterable[Server], name: str) -> None:
     """Expire a lock at once: the key disappears, and the fence stays.
 
