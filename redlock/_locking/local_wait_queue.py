@@ -52,13 +52,7 @@ class LocalWaitQueue:
 class Place:
     """A thread's place in a queue."""
 
-    def __init__(
-        self,
-        queues: dict[Names, _Queue],
-        names: Names,
-        signal: Any,  # noqa: ANN401 - of the driver
-        thread: object,
-    ) -> None:
+    def __init__(self, queues: dict[Names, _Queue], names: Names, signal: Any, thread: object) -> None:  # noqa: ANN401 - of the driver
         self._queues, self._names, self.signal, self._thread = queues, names, signal, thread
         # If another thread leaves at this moment, the queue may be empty and removed. Then this place is the first of a
         # separate queue, which costs a split vote at most.
