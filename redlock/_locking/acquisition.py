@@ -60,8 +60,7 @@ class Acquisition:
         result: Grant | Refusal | None = first
         waiter = QueuedWaiter(self._waiters, self._names, self._ttl_ms)
         lost_rounds, acquired, can_perform = 0, False, True
-        waited_ms = self._lease.waited_ms
-        with PendingWait(self._waits, self._names, self._owner_label, self._ttl_ms, waited_ms) as wait:
+        with PendingWait(self._waits, self._lease) as wait:
             try:
                 if result is None:
                     if self._timeout.turn_ms:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from redlock._core.commands import Names
+    from redlock._locking.lease_steps import LeaseSteps
     from redlock._locking.waiter_pool import WaitingConnections
 
 _MOST_HOLDERS = 1_024
@@ -55,20 +56,12 @@ class WaitRegistry:
 
 
 class PendingWait:
-    """A context manager for an acquisition that may have to wait; its exit ends the wait.
+    """A context manager for the acquisition of a lease, which may have to wait; its exit ends the wait."""
 
-    Args:
-        registry: The client's waits.
-        names: The resources.
-        owner_label: The readable part of the waiter's owner token.
-        ttl_ms: The length of the lease; an older sighting of a holder does not count.
-        waited_ms: How long the same work has waited before, as a task since its first delivery.
-    """
-
-    def __init__(self, registry: WaitRegistry, names: Names, owner_label: str, ttl_ms: int, waited_ms: int = 0) -> None:
-        self._registry, self.names, self.owner_label, self._ttl_ms = registry, names, owner_label, ttl_ms
-        self._waited_ms = waited_ms
-        self._log_fields = {"resource": ", ".join(names), "owner_label": owner_label}
+    def __init__(self, registry: WaitRegistry, lease: LeaseSteps) -> None:
+        self._registry, self.names, self.owner_label = registry, lease.names, lease._owner_label
+        self._ttl_ms, self._waited_ms = lease.ttl_ms, lease.waited_ms
+        self._log_fields = {"resource": lease.resource, "owner_label": self.owner_label}
         self._began_ms: int | None = None
         self.since = 0.0
         """The start of the wait in seconds since 1970; 0 before the start."""
@@ -79,6 +72,7 @@ class PendingWait:
             return
         self._began_ms, self.since = now_ms() - self._waited_ms, wall_us() / 1_000_000 - self._waited_ms / 1_000
         self._registry.waits[id(self)] = self
+        # An older sighting of a holder does not count.
         holder = self._registry.holder(self.names, self._ttl_ms)
         position = self._registry.local_queue.length(self.names) + 1
         _log.info("waiting", **self._log_fields, holder=holder, position=position)

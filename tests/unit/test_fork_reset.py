@@ -69,7 +69,7 @@ def test_a_child_has_no_object_of_its_parents_client(client: Redlock) -> None:
         context.pool._releaser._rounds[connections] = 1
     context.renewal._added.append((lambda: None, 1))  # type: ignore[arg-type]  # as a weak reference
     place = context.waiters.local_queue.join(("x",))
-    PendingWait(context.waits, ("x",), "me", 1_000).begin()
+    PendingWait(context.waits, client.lease("x")).begin()
     before = contents(context)
     assert {type(one) for one in before} >= {dict, list, deque, SimpleQueue, Background, Callbacks}
     assert place.is_first
