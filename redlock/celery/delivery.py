@@ -2,7 +2,8 @@
 
 Invariants:
 1. The message has the content of the received message (`redlock.celery.message_content`) and goes to the queue that
-   the received message came from (`redlock.celery.origin_queue`).
+   the received message came from (`redlock.celery.origin_queue`). An `apply_async` of the task's own class is not
+   called. The sender has called it; a second call could change the message again, or drop a task that is not done.
 2. `requeue` passes on every error of the broker and the serializer. Then the received message is still the task.
 """
 
@@ -12,6 +13,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
+from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from redlock import _log
@@ -25,7 +27,7 @@ from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin, origin_of, wa
 from redlock.celery.owner_label import Attempt, attempt_of
 
 if TYPE_CHECKING:
-    from celery import Celery, Task
+    from celery import Celery
 
 SINCE = "redlock_since"
 """Message header: the first delivery of a task that went back to the queue without its lock (Unix time)."""
@@ -210,7 +212,7 @@ class Delivery:
         if is_amqp:
             self._send_confirmed(options)
         else:
-            self._task.apply_async(*self._content.arguments(), **options)
+            Task.apply_async(self._task, *self._content.arguments(), **options)
         self.is_sent = True
 
     def _send_confirmed(self, options: dict[str, Any]) -> None:
@@ -220,7 +222,7 @@ class Delivery:
             channel = producer.channel
             channel.basic_publish = confirmed_publish(channel, _CONFIRM_SECONDS)
             try:
-                self._task.apply_async(*self._content.arguments(), **options, producer=producer, retry=False)
+                Task.apply_async(self._task, *self._content.arguments(), **options, producer=producer, retry=False)
             except BaseException:
                 # The pool would say good-bye to a broker that does not answer, and wait for its reply without end.
                 producer.connection.collect()

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from celery.signals import task_postrun, task_prerun
 
 from redlock import Redlock
@@ -59,14 +59,14 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Redlock]:
 
 
 @pytest.fixture
-def sent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """The arguments and options of each message that the task `charge` of the module sends."""
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    """The arguments and options of each message that goes back to the queue."""
     calls: Sent = []
 
-    def send(args: object, kwargs: object, **options: object) -> None:
+    def send(_: Task, args: object, kwargs: object, **options: object) -> None:
         calls.append(options | {"args": args, "kwargs": kwargs})
 
-    monkeypatch.setattr(request.module.charge, "apply_async", send)
+    monkeypatch.setattr(Task, "apply_async", send)
     return calls
 
 

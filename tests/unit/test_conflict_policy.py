@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from celery.signals import task_postrun
 from kombu.exceptions import EncodeError, OperationalError
@@ -63,7 +63,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Fail:
             tries.append(error)
             raise error
 
-        monkeypatch.setattr(charge, "apply_async", send)
+        monkeypatch.setattr(Task, "apply_async", send)
         return tries
 
     return fail

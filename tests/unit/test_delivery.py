@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from kombu.entity import Exchange, Queue
 
 from redlock.celery import delivery as module
@@ -209,7 +209,7 @@ def test_a_message_to_rabbitmq_is_confirmed_and_sent_once(
     monkeypatch.setattr(module, "has_quorum_queues", lambda *_: False)
     monkeypatch.setattr(module, "confirmed_publish", lambda *given: given)
     monkeypatch.setattr(APP, "producer_or_acquire", lambda: contextlib.nullcontext(producer))
-    monkeypatch.setattr(charge, "apply_async", send)
+    monkeypatch.setattr(Task, "apply_async", send)
     with contextlib.nullcontext() if error is None else pytest.raises(TimeoutError):
         delivered(args=[42], kwargs={}).requeue(30.0)
     assert calls == [(producer, False, (producer.channel, 10), "q")], "each message waits 10 s for its confirmation"

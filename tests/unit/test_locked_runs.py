@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from celery._state import _task_stack
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.signals import task_postrun, task_prerun
@@ -123,7 +123,7 @@ class Worker:
         own = {name: options.pop(name) for name in ("bind", "base", "autoretry_for") if name in options}
         entry, fields = options.pop("entry", "run"), options
         task = task or APP.task(function, name=f"runs.{next(NUMBERS)}", acks_late=True, shared=False, **own)
-        self._patch.setattr(task, "apply_async", self._send)
+        self._patch.setattr(Task, "apply_async", lambda _, *given, **options: self._send(*given, **options))
         usual: dict[str, Any] = {
             "id": "id-1",
             "args": [],
@@ -425,6 +425,15 @@ class Repeating(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyp
         return again(super().__call__)(*args, **kwargs)
 
 
+class Once(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+    """A base class of tasks that sends no task twice, as `QueueOnce` of celery-once."""
+
+    abstract = True
+
+    def apply_async(self, *_: object, **__: object) -> None:
+        """Send nothing."""
+
+
 def of_itself(_task: object) -> None:
     """The body of a bound task."""
 
@@ -438,6 +447,7 @@ WAYS: dict[str, Any] = {
     },
     "class": {"task": APP.register_task(Refund())},
     "call": {"function": returning(1), "base": called_class(), "entry": "__call__"},
+    "once": {"function": locked("x")(returning(1)), "base": Once},
     "repeated": {"function": again(locked("x")(returning(1)))},
     "call, repeated": {"function": locked("x")(returning(1)), "base": Repeating, "entry": "__call__"},
 }  # fmt: skip

@@ -79,7 +79,7 @@ class Stubborn(Task):  # type: ignore[misc]  # Celery is untyped
 
     abstract = True
 
-    def apply_async(self, *_: object, **__: object) -> None:
+    def shadow_name(self, *_: object) -> None:
         """Fail as an exchange that Celery can't delay messages for does."""
         raise ValueError("countdown must be a positive number")
 
