@@ -25,6 +25,9 @@ from tests.unit.messages import Sent
 
 APP = Celery(set_as_current=False, broker="memory://", backend="cache+memory://")
 APP.conf.update(task_acks_late=True, worker_deduplicate_successful_tasks=True)
+HIDDEN: dict[str, Any] = {EXPIRES: "2020-01-01T00:00:00+00:00"}
+MARKS: list[dict[str, Any]] = [{"copy": 1}, {"redelivered": True}]
+MARKED = ["has met", "redelivered"]
 
 
 @APP.task(name="tests.test_duplicate_delivery.charge")
@@ -122,7 +125,7 @@ def test_a_copy_that_met_the_first_ends_with_it(state: str) -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0, 3.0], ids=["", "the machine stands still"])
-@pytest.mark.parametrize("mark", [{"copy": 1}, {"redelivered": True}], ids=["has met", "redelivered"])
+@pytest.mark.parametrize("mark", MARKS, ids=MARKED)
 def test_a_copy_waits_for_an_end_that_is_being_stored(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, mark: dict[str, Any], pause: float
 ) -> None:
@@ -163,9 +166,10 @@ def test_a_failure_is_no_end_where_its_message_comes_again(monkeypatch: pytest.M
     assert not delivered(copy=1).is_finished()
 
 
-def test_the_end_that_started_has_hidden_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mark", MARKS, ids=MARKED)
+def test_the_end_that_started_has_hidden_is_put_back(monkeypatch: pytest.MonkeyPatch, mark: dict[str, Any]) -> None:
     charge.backend.store_result("id-1", ValueError("first"), "FAILURE", traceback="where")
-    delivery = delivered(copy=1)
+    delivery = delivered(**mark)
     store("STARTED")
     assert delivery.is_finished()
     for _ in range(2):
@@ -289,14 +293,6 @@ def test_the_mark_of_a_copy_goes_back_with_it(sent: Sent) -> None:
     assert COPY not in sent[-1]["headers"]
 
 
-def test_a_redelivery_after_a_failure_gives_no_second_end() -> None:
-    store("FAILURE", ValueError("first"))
-    delivery = delivered(redelivered=True)
-    store("STARTED")
-    assert delivery.is_finished()
-    assert charge.backend.get_task_meta("id-1", cache=False)["status"] == "FAILURE"
-
-
 def test_a_failed_task_without_its_result_can_be_sent_again() -> None:
     store("FAILURE", ValueError("on Monday"))
     charge.backend.forget("id-1")
@@ -357,8 +353,7 @@ def test_a_retry_that_meets_its_earlier_attempt_goes_back(sent: Sent, on_conflic
 def test_a_copy_that_expired_meanwhile_ends_as_revoked(caplog: pytest.LogCaptureFixture, holds: bool) -> None:
     caplog.set_level("INFO", "redlock")
     store("STARTED")
-    hidden: dict[str, Any] = {EXPIRES: "2020-01-01T00:00:00+00:00"}
-    copy = delivered(copy=1, **hidden)
+    copy = delivered(copy=1, **HIDDEN)
     policy = Policy(0, "requeue", None)
     with pytest.raises(Ignore, match=r"^a copy of this task is at work"):
         policy.apply(LockContended("x", "id-1@w@h since 1"), copy)
@@ -376,9 +371,6 @@ def test_a_copy_that_expired_meanwhile_ends_as_revoked(caplog: pytest.LogCapture
     assert revoked == [True]
     assert charge.backend.get_task_meta("id-1", cache=False)["status"] == "REVOKED"
     assert caplog.messages[-1] == "duplicate task=id-1 resource=x then=expired"
-
-
-HIDDEN: dict[str, Any] = {EXPIRES: "2020-01-01T00:00:00+00:00"}
 
 
 @pytest.mark.parametrize("deduplicates", [True, False])
