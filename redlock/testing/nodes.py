@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as NoAnswer
 from redis.retry import Retry
 
@@ -107,6 +108,14 @@ class LockNode(Server):
     def reset(self, prefix: str = "") -> None:
         """Make the node as new: running, reachable, empty, and voting at once for clients with this prefix."""
         prefix = _validation.prefix(prefix)
+        try:
+            self._renew(prefix)
+        except (RedisConnectionError, ConfigurationError):
+            # The server was ending, by a signal or with the thread that started it.
+            self.kill()
+            self._renew(prefix)
+
+    def _renew(self, prefix: str) -> None:
         if not self.is_running:
             self.start()
         self.thaw()

@@ -59,6 +59,12 @@ def test_a_killed_node_runs_again(node: LockNode, revive: Callable[[LockNode], o
     node.empty()
 
 
+def test_a_node_that_is_ending_is_reset(node: LockNode) -> None:
+    os.kill(node.pid, 9)
+    node.reset()
+    node.empty()
+
+
 def test_a_node_that_was_cut_and_killed_can_be_reached(node: LockNode) -> None:
     node.cut()
     node.kill()
