@@ -80,15 +80,26 @@ class ConnectedNodes:
     def make_ready(self, command: Command, now_ms: int, until_ms: int) -> DialWait:
         """Drop useless connections and choose the nodes to dial, after all bytes that have arrived were received.
 
-        Args:
-            command: The command of the round.
-            now_ms: The clock, before the bytes were received: the same time as for `needs_read`.
-            until_ms: The deadline of the round.
-
-        Returns:
-            The wait for the dials, before the round begins.
+        `now_ms` is the clock before the bytes were received: the same time as for `needs_read`.
         """
         self._suspect_overdue(now_ms)
+        self._drop_useless(command, now_ms)
+        self._all_fit = all(one.is_fit for one in self.all)
+        down = [one for one in self.all if one.handle is None]
+        is_few = len(self.all) - len(down) < self._quorum
+        has_quorum = sum(one.is_fit for one in self.all) >= self._quorum
+        patient = type(command) is not Release or is_few
+        for one in down:
+            too_soon = has_quorum and now_ms - one.dialled_ms < _BETWEEN_DIALS_MS
+            if not (one.is_dialling or too_soon) and one.node.may_dial(now_ms):
+                one.is_unsteady = now_ms - one.dialled_ms < _UNSTEADY_MS
+                # In this order: after an exception between these lines, the dial is asked for twice, and not never.
+                self.to_dial.append(one)
+                one.is_dialling, one.dialled_ms = True, now_ms
+        awaited = [one for one in down if patient and not one.node.error and (is_few or not one.is_unsteady)]
+        return DialWait(self, awaited, until_ms, now_ms)
+
+    def _drop_useless(self, command: Command, now_ms: int) -> None:
         # If a quorum is silent, the connections are probably broken: a firewall has forgotten them. A release stays on
         # its connection, or the release could overtake its acquire.
         fit = sum(one.handle is not None and one.suspect_since_ms is None for one in self.all)
@@ -106,20 +117,6 @@ class ConnectedNodes:
             for one in self.all:
                 if one.refusal is not None:
                     self.lost(one, one.refusal.reason)
-        self._all_fit = all(one.is_fit for one in self.all)
-        down = [one for one in self.all if one.handle is None]
-        is_few = len(self.all) - len(down) < self._quorum
-        has_quorum = sum(one.is_fit for one in self.all) >= self._quorum
-        patient = type(command) is not Release or is_few
-        for one in down:
-            too_soon = has_quorum and now_ms - one.dialled_ms < _BETWEEN_DIALS_MS
-            if not (one.is_dialling or too_soon) and one.node.may_dial(now_ms):
-                one.is_unsteady = now_ms - one.dialled_ms < _UNSTEADY_MS
-                # In this order: after an exception between these lines, the dial is asked for twice, and not never.
-                self.to_dial.append(one)
-                one.is_dialling, one.dialled_ms = True, now_ms
-        awaited = [one for one in down if patient and not one.node.error and (is_few or not one.is_unsteady)]
-        return DialWait(self, awaited, until_ms, now_ms)
 
     def _suspect_overdue(self, now_ms: int) -> None:
         """Once a second, suspect a minority of nodes that owe replies to rounds which the other nodes have decided.
