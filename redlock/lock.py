@@ -128,7 +128,7 @@ class Lock:
     def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
         lease.acquire(acquire_timeout_ms)
         lease._order = next(_order)
-        lock_leases.add(self._leases, lease, self._list_of(lease))
+        lock_leases.add(self._list_of(lease), lease)
 
     def _drop(self, lease: Lease) -> None:
         """After an exception: release the lease, which would be renewed without an owner."""

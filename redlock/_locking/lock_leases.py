@@ -65,22 +65,18 @@ class Caller(NamedTuple):
         return entered.frame == self.frame and (self.frame is not None or entered.owner == self.owner)
 
 
-def add(leases: list[L], lease: L, to: list[L] | None = None) -> None:
-    """Add an acquired lease, to another list if there is one, and drop ended leases.
-
-    The end of a block looks for the lease of the block.
-    """
-    to = leases if to is None else to
+def add(leases: list[L], lease: L) -> None:
+    """Add an acquired lease, and drop ended leases; the end of a block looks for the lease of the block."""
     known = leases.copy()
     if not known:
-        to.append(lease)
+        leases.append(lease)
         return
     over = [old for old in known if not old._is_block and (not old.is_held or old.is_lost)]
     ended = [old for old in over if not _is_awaited(old)]
     released = [old for old in known if old._is_block and old._is_released]
     for old in (*ended, *released[:-_MOST_RELEASED]):
         remove(leases, old)
-    to.append(lease)
+    leases.append(lease)
 
 
 def _is_awaited(lease: LeaseSteps) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -135,6 +136,23 @@ def test_a_generator_can_end_its_block_in_another_thread(shared: Cluster, client
     assert lease.is_held
     assert next(second, None) is None
     assert is_free(shared.servers, NAME)
+
+
+@pytest.mark.parametrize("thread_local", [True, False])
+def test_released_blocks_of_generators_are_limited(
+    client: Redlock, monkeypatch: pytest.MonkeyPatch, thread_local: bool
+) -> None:
+    monkeypatch.setattr(lock_leases, "_MOST_RELEASED", 3)
+    lock, leases = client.lock(NAME, thread_local=thread_local), list[weakref.ref[Lease]]()
+
+    def enter() -> Iterator[None]:
+        leases.append(weakref.ref(lock.__enter__()))
+        yield
+        lock.release()
+
+    for _ in range(10):
+        assert list(enter()) == [None]
+    assert sum(lease() is not None for lease in leases) == 4
 
 
 @pytest.mark.parametrize("is_block_last", [True, False])
