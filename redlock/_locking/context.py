@@ -56,4 +56,5 @@ class LockContext(ClientContext):
         self.waits.publisher.close()
         self.waiters.close()
         self.pool.close()
-        self._note_close()
+        if not self.pool.is_open:
+            self._note_close()

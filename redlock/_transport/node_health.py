@@ -78,7 +78,8 @@ class NodeHealth:
         """Record a successful dial."""
         if self._told_error and not self.is_unused:
             _log.info("node-up", node=self.label)
-        self.error, self._told_error, self._failures = "", "", 0
+            self._told_error = ""
+        self.error, self._failures = "", 0
 
     def mark_down(self, error: str, now_ms: int) -> None:
         """Record a failed dial: no round waits for the node until a dial succeeds."""

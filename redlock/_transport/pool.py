@@ -55,6 +55,11 @@ class ConnectionPool:
         self._turn_seconds = 2 * nodes[0].timeout_ms / 1000
         self._releaser = BackgroundReleaser()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there are connections; after `close`, those of another thread."""
+        return bool(self._sets)
+
     def connections(self, wanted: ConnectionSet | None = None, until_ms: int | None = None) -> Turn[ConnectionSet]:
         """A connection set for this thread alone, for a `with` block.
 

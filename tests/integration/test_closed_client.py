@@ -11,6 +11,7 @@ import pytest
 
 from redlock import QuorumUnavailable, Redlock
 from redlock._transport.node import Node
+from redlock._transport.pool import ConnectionPool
 from tests.integration import asyncio_tools
 from tests.integration.tools import client_of, eventually
 
@@ -77,6 +78,18 @@ def test_a_late_dial_of_a_closed_client_logs_nothing(network: Network, caplog: p
     network.error = ConnectionRefusedError()
     eventually(lambda: try_lock(client) and "node-down " in caplog.text, "a line of the client, which is in use again")
     client.close()
+
+
+def test_a_client_that_is_used_during_its_close_logs_its_nodes(
+    network: Network, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread can use the client meanwhile."""
+    with client_of(NODES, ttl=2.0, node_timeout=0.05) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(ConnectionPool, "_drain", lambda *_, **__: try_lock(client))
+            client.close()
+        network.end()
+        assert "node-up node=h:1" in caplog.messages
 
 
 async def test_a_late_dial_of_a_closed_loop_logs_nothing(network: Network, caplog: pytest.LogCaptureFixture) -> None:

@@ -275,6 +275,9 @@ def test_going_down_and_coming_back_are_logged_once_each(caplog: pytest.LogCaptu
     with caplog.at_level("INFO", "redlock"):
         for _ in range(3):
             node.mark_down("connection refused", 0)
+        node.is_unused = True
+        node.mark_up()
+        assert node.may_dial(0)
         for _ in range(3):
             node.mark_up()
     assert caplog.messages == ["node-down node=h:1 reason='connection refused'", "node-up node=h:1"]
