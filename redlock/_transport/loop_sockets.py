@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from redlock._transport.connections import NodeConnections
     from redlock._transport.node import Node
 
+_LATE_SECONDS = 0.001
+
 
 class LoopSockets:
     """The sockets of a connection set. `on_event` is called after each event of a socket."""
@@ -66,7 +68,7 @@ class LoopSockets:
     def send_soon(self, command: Command, before_send: Callable[[], None] | None = None) -> None:
         """Write the outboxes, which have this command, in this iteration of the loop.
 
-        `before_send` is called before the write, and a second time if an exception interrupts the call.
+        `before_send` is called before the write, and a second time after an interruption of the call or a slow write.
         """
         self._last_command = command
         if before_send is not None:
@@ -86,6 +88,7 @@ class LoopSockets:
         try:
             self._is_flush_due = False
             self._flushes += 1
+            began, starts = self._loop.time(), tuple(self._before_send)
             while self._before_send:
                 self._before_send[0]()
                 self._before_send.popleft()
@@ -93,6 +96,10 @@ class LoopSockets:
             for connection in order:
                 if connection.outbox and not connection.is_blocked:
                     self._write(connection)
+            if self._loop.time() - began > _LATE_SECONDS:
+                # This process stood still, and the last nodes get the command only now.
+                for start in starts:
+                    start()
         except BaseException:
             # A signal handler of the application has raised this. The next iteration sends the rest.
             self._flush_soon()

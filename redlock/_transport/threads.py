@@ -53,6 +53,8 @@ class ConnectionSet(Mutex):
         """The number of rounds that were sent; a reader that compares two readings sees whether the set is in use."""
         self._until_ms = 0
         """The deadline of the rounds that are being executed."""
+        self._late_ms = 0
+        """How long the last send took: this process may have stood still. The rounds get this time back."""
         self._is_half_done = False
         """Whether an operation is being executed, and is not in one of its waits. If the next operation finds True, an
         exception has interrupted this one, and all connections are dropped."""
@@ -83,6 +85,7 @@ class ConnectionSet(Mutex):
         self.set_deadline(None)
         started: list[tuple[Steps[T], VoteTally]] = []
         results: dict[Steps[T], T] = {}
+        began_ms = now_ms()
         try:
             for steps in generators:
                 try:
@@ -92,7 +95,7 @@ class ConnectionSet(Mutex):
                 # Otherwise the next `_send_round` would find this one interrupted.
                 self._is_half_done = False
             self._start_operation()
-            self._flush(now_ms())
+            self._flush(began_ms)
             for steps, tally in started:
                 results[steps] = protocol.run(steps, self.ask, self._finish_round(tally))
         finally:
@@ -209,6 +212,7 @@ class ConnectionSet(Mutex):
             state.hold_back()
         else:
             self._sockets.write(state.order(command))
+            self._late_ms = now_ms() - now
         return tally
 
     def _make_ready(self, command: Command) -> None:
@@ -231,11 +235,12 @@ class ConnectionSet(Mutex):
     def _flush(self, now: int) -> None:
         self.releases.flush(now)
         self._sockets.write(self.state.all)
+        self._late_ms = now_ms() - now
 
     def _collect(self, tally: VoteTally) -> int:
         """Read until the round is over or its time is; returns the clock after the last read."""
         limit_ms = self.state.limit_ms(tally)
-        until_ms = min(tally.sent_ms + limit_ms, self._until_ms)
+        until_ms = min(tally.sent_ms + limit_ms, self._until_ms) + self._late_ms
         now = now_ms()
         while not tally.is_over:
             if until_ms > now:

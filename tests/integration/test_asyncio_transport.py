@@ -17,13 +17,15 @@ from redlock._core import protocol
 from redlock._core.commands import Acquire, Round
 from redlock._core.vote_tally import VoteTally
 from redlock._core.votes import RoundResult
+from redlock._transport.connection import NodeConnection
 from redlock._transport.exchange import Exchange
 from redlock._transport.loop_exchange import LoopExchange
+from redlock._transport.loop_sockets import LoopSockets
 from redlock._transport.reply_reader import UnreadableReply
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, until
-from tests.integration.tools import frozen
+from tests.integration.tools import LASTING, frozen
 
 NAME = "transport"
 
@@ -55,6 +57,27 @@ async def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkey
         await asyncio.wait({execution.future})
         assert [type(round_.command) for round_ in begun] == [Acquire]
         assert len(ended) == 1, "a late denial ends the round again"
+
+
+async def test_a_stall_in_a_send_makes_no_node_silent(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the loop jumps instead, for longer than a node timeout."""
+    loop, jumps, write = asyncio.get_running_loop(), [0.0], LoopSockets._write
+    time = loop.time
+
+    def write_slowly(own: LoopSockets, connection: NodeConnection) -> None:
+        jumps.append(20.0)
+        write(own, connection)
+
+    async with client_of(nodes.urls, node_timeout=9.0, **LASTING) as client:
+        lock = client.lock(NAME)
+        await lock.acquire()
+        monkeypatch.setattr(loop, "time", lambda: time() + sum(jumps))
+        monkeypatch.setattr(LoopSockets, "_write", write_slowly)
+        with frozen(*nodes.servers):
+            extension = asyncio.create_task(lock.extend(200.0, replace_ttl=True))
+            await until(lambda: len(jumps) > len(nodes.servers), "the command is sent to all nodes")
+            await next_turn()
+        assert await extension
 
 
 @pytest.mark.parametrize("awaited", ["dials", "replies"])

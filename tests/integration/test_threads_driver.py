@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -19,7 +19,9 @@ import pytest
 from redlock import LockLost, NotHeld, Outcome, QuorumUnavailable, Redlock, RedlockError
 from redlock._clock import now_ms
 from redlock._mutex import Turn
-from redlock._transport import codec
+from redlock._transport import codec, sockets, threads
+from redlock._transport.connection import NodeConnection
+from redlock._transport.sockets import Sockets
 from redlock._transport.threads import ConnectionSet
 from redlock.testing.redis_server import Cluster, Server
 from tests.integration.shell import run_python, talking
@@ -525,6 +527,29 @@ def test_a_stall_of_the_client_does_not_make_nodes_silent(nodes: Cluster, stalle
         said = says.read()
 
     assert said == "True\n"
+
+
+def test_a_stall_in_a_send_makes_no_node_silent(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock jumps instead: for longer than two node timeouts, and for less than a TTL. No reply has arrived yet."""
+    jumps_ms, write = list[int](), Sockets.write
+
+    def write_slowly(own: Sockets, connections: Iterable[NodeConnection]) -> None:
+        jumps_ms.append(20_000)
+        write(own, connections)
+
+        def wait(wait_ms: int) -> Sequence[tuple[int, int]]:
+            for node in nodes.servers if wait_ms else ():
+                node.thaw()
+            return own._readiness.wait(wait_ms)
+
+        own.wait = wait
+
+    with client_of(nodes.urls, node_timeout=9.0, **LASTING) as client, client.lock(NAME, renew=False) as lease:
+        for module in (sockets, threads):
+            monkeypatch.setattr(module, "now_ms", lambda: now_ms() + sum(jumps_ms))
+        monkeypatch.setattr(Sockets, "write", write_slowly)
+        with frozen(*nodes.servers):
+            lease.extend(200.0)
 
 
 HELD_AT_EXIT = """
