@@ -85,7 +85,6 @@ class ConnectionSet(Mutex):
         self.set_deadline(None)
         started: list[tuple[Steps[T], VoteTally]] = []
         results: dict[Steps[T], T] = {}
-        began_ms = now_ms()
         try:
             for steps in generators:
                 try:
@@ -95,7 +94,7 @@ class ConnectionSet(Mutex):
                 # Otherwise the next `_send_round` would find this one interrupted.
                 self._is_half_done = False
             self._start_operation()
-            self._flush(began_ms)
+            self._flush(started[0][1].sent_ms if started else now_ms())
             for steps, tally in started:
                 results[steps] = protocol.run(steps, self.ask, self._finish_round(tally))
         finally:

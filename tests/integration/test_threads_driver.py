@@ -13,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from redlock import LockLost, NotHeld, Outcome, QuorumUnavailable, Redlock, RedlockError
 from redlock._clock import now_ms
+from redlock._core import protocol
+from redlock._core.commands import Wait
 from redlock._mutex import Turn
 from redlock._transport import codec, sockets, threads
 from redlock._transport.connection import NodeConnection
@@ -550,6 +553,31 @@ def test_a_stall_in_a_send_makes_no_node_silent(nodes: Cluster, monkeypatch: pyt
         monkeypatch.setattr(Sockets, "write", write_slowly)
         with frozen(*nodes.servers):
             lease.extend(200.0)
+
+
+def test_a_wait_for_a_dial_lengthens_no_renewal(nodes: Cluster) -> None:
+    """A node answers no dial, and another node no command."""
+    silent, late = nodes.servers[:2]
+    with client_of(nodes.urls, node_timeout=0.2, **LASTING) as client, client.lock(NAME, renew=False) as lease:
+        assert lease._grant is not None
+        renewal = protocol.extend(lease._grant, 100_000, Wait.ALL)
+        connections = ConnectionSet(client._context.nodes, client._context.codec, lambda _: None)
+        own, waits_ms = connections._sockets, list[int]()
+        wait, write = own.wait, own.write
+
+        def noted(wait_ms: int) -> Sequence[tuple[int, int]]:
+            waits_ms.append(wait_ms)
+            return wait(wait_ms)
+
+        def freezing(connections: Iterable[NodeConnection]) -> None:
+            late.freeze()
+            write(connections)
+
+        with patch.multiple(own, wait=noted, write=freezing), frozen(silent):
+            connections.run_all([renewal])
+            late.thaw()
+        connections.abandon()
+    assert max(waits_ms) <= 200
 
 
 HELD_AT_EXIT = """
